@@ -1,0 +1,95 @@
+package event
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// InvalidError says which part of an event is wrong.
+type InvalidError struct {
+	Field   string // an attribute (ce-time), a JSON pointer (/data_base64), a header name (Postern-Key), or a member (extensions)
+	Message string // what is wrong and what would be right
+}
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Message }
+
+func invalid(field, format string, args ...any) error {
+	return &InvalidError{field, fmt.Sprintf(format, args...)}
+}
+
+// Validate checks an event to be published, however it came in: either a
+// CloudEvent with every required attribute (CloudEvents 1.0, section 3), or a
+// plain payload with none.
+func (e *Event) Validate() error {
+	if e.Partition < AnyPartition {
+		return invalid("partition", "%d is not a partition", e.Partition)
+	}
+	if strings.ContainsFunc(e.ContentType, isControl) || !utf8.ValidString(e.ContentType) {
+		return invalid("content_type", "control characters are not allowed")
+	}
+	if e.Subject == "" && e.ID == "" && e.Source == "" && e.Type == "" && e.DataSchema == "" && e.Time.IsZero() && len(e.Extensions) == 0 {
+		return nil
+	}
+	for _, required := range [...]struct{ name, value string }{{"id", e.ID}, {"source", e.Source}, {"type", e.Type}} {
+		if required.value == "" {
+			return invalid(required.name, "a CloudEvent needs it (and an event without id, source and type may have no other attribute)")
+		}
+	}
+	for _, text := range [...]struct{ name, value string }{
+		{"id", e.ID}, {"source", e.Source}, {"type", e.Type}, {"subject", e.Subject}, {"dataschema", e.DataSchema},
+	} {
+		if err := validText(text.name, text.value); err != nil {
+			return err
+		}
+	}
+	if _, err := url.Parse(e.Source); err != nil {
+		return invalid("source", "%q is not a URI reference", e.Source)
+	}
+	if e.DataSchema != "" {
+		if u, err := url.Parse(e.DataSchema); err != nil || !u.IsAbs() {
+			return invalid("dataschema", "%q is not an absolute URI", e.DataSchema)
+		}
+	}
+	if y := e.Time.Year(); !e.Time.IsZero() && (y < 0 || y > 9999) {
+		return invalid("time", "the year %d cannot be written in RFC 3339", y)
+	}
+	for i, x := range e.Extensions {
+		if !validAttributeName(x.Name) || reservedAttribute(x.Name) {
+			return invalid("extensions", "%q is not an extension's name: use lower-case letters and digits, and none of CloudEvents' own names", x.Name)
+		}
+		for _, before := range e.Extensions[:i] {
+			if before.Name == x.Name {
+				return invalid("extensions", "%q is there twice", x.Name)
+			}
+		}
+		if err := validText(x.Name, x.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reservedAttribute reports whether name is a context attribute of CloudEvents itself.
+func reservedAttribute(name string) bool {
+	switch name {
+	case "specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data":
+		return true
+	}
+	return false
+}
+
+// validText checks a String attribute (CloudEvents 1.0, section 3.1.1): valid
+// Unicode without control characters.
+func validText(name, value string) error {
+	if !utf8.ValidString(value) {
+		return invalid(name, "the value is not valid UTF-8")
+	}
+	if strings.ContainsFunc(value, isControl) {
+		return invalid(name, "control characters are not allowed")
+	}
+	return nil
+}
+
+func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r <= 0x9f }

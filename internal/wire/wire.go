@@ -1,0 +1,142 @@
+// Package wire owns the mapping between the program's nouns and the protobuf
+// messages of postern.v1: events, positions, errors. The API packages' servers
+// use it; what a message's fields mean is written in the protos.
+package wire
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/fault"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+)
+
+// FromEvent reads an event from its message. Bytes are shared.
+func FromEvent(m *posternv1.Event) event.Event {
+	e := event.Event{
+		ID: m.GetId(), Source: m.GetSource(), Type: m.GetType(), Subject: m.GetSubject(),
+		ContentType: m.GetContentType(), DataSchema: m.GetDataSchema(),
+		Key: m.Key, Data: m.Data, Partition: event.AnyPartition, DedupeKey: m.GetDedupeKey(),
+	}
+	if m.Partition != nil {
+		e.Partition = m.GetPartition()
+	}
+	if m.Time != nil {
+		e.Time = m.Time.AsTime()
+	}
+	if m.Timestamp != nil {
+		e.Timestamp = m.Timestamp.AsTime()
+	}
+	if n := len(m.Extensions); n > 0 {
+		e.Extensions = make([]event.Attribute, n)
+		for i, x := range m.Extensions {
+			e.Extensions[i] = event.Attribute{Name: x.GetName(), Value: x.GetValue()}
+		}
+	}
+	if n := len(m.Headers); n > 0 {
+		e.Headers = make([]event.Header, n)
+		for i, h := range m.Headers {
+			e.Headers[i] = event.Header{Name: h.GetName(), Value: h.Value}
+		}
+	}
+	return e
+}
+
+// Event writes a record as an event's message. Bytes are shared.
+func Event(r *event.Record) *posternv1.Event {
+	e := r.Event()
+	m := &posternv1.Event{
+		Id: e.ID, Source: e.Source, Type: e.Type, Subject: e.Subject, Time: Time(e.Time),
+		ContentType: e.ContentType, DataSchema: e.DataSchema,
+		Key: e.Key, Data: e.Data, Timestamp: Time(r.Timestamp),
+	}
+	if n := len(e.Extensions); n > 0 {
+		m.Extensions = make([]*posternv1.Attribute, n)
+		for i, x := range e.Extensions {
+			m.Extensions[i] = &posternv1.Attribute{Name: x.Name, Value: x.Value}
+		}
+	}
+	if n := len(e.Headers); n > 0 {
+		m.Headers = make([]*posternv1.Header, n)
+		for i, h := range e.Headers {
+			m.Headers[i] = &posternv1.Header{Name: validUTF8(h.Name), Value: h.Value}
+		}
+	}
+	return m
+}
+
+// Position writes a position.
+func Position(p event.Position) *posternv1.Position {
+	return &posternv1.Position{Topic: p.Topic, Partition: p.Partition, Offset: p.Offset}
+}
+
+// Time writes a time, absent when zero.
+func Time(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// codeOf is the gRPC code of each kind.
+var codeOf = map[fault.Kind]codes.Code{
+	fault.KindInternal:        codes.Internal,
+	fault.KindInvalid:         codes.InvalidArgument,
+	fault.KindTooLarge:        codes.InvalidArgument,
+	fault.KindUnsupported:     codes.InvalidArgument,
+	fault.KindUnauthenticated: codes.Unauthenticated,
+	fault.KindDenied:          codes.PermissionDenied,
+	fault.KindNotFound:        codes.NotFound,
+	fault.KindConflict:        codes.Aborted,
+	fault.KindPrecondition:    codes.FailedPrecondition,
+	fault.KindExhausted:       codes.ResourceExhausted,
+	fault.KindUnavailable:     codes.Unavailable,
+	fault.KindDeadline:        codes.DeadlineExceeded,
+	fault.KindUnknown:         codes.DeadlineExceeded,
+	fault.KindCancelled:       codes.Canceled,
+	fault.KindUnimplemented:   codes.Unimplemented,
+}
+
+// Status writes err as google.rpc.Status with ErrorInfo, and BadRequest and
+// RetryInfo where they say something. nil stays nil.
+func Status(err error) *rpcstatus.Status {
+	f := fault.Of(err)
+	if f == nil {
+		return nil
+	}
+	s := &rpcstatus.Status{Code: int32(codeOf[f.Kind()]), Message: validUTF8(f.Message)}
+	metadata := make(map[string]string, len(f.Metadata))
+	for _, k := range slices.Sorted(maps.Keys(f.Metadata)) {
+		metadata[k] = validUTF8(f.Metadata[k])
+	}
+	attach(s, &errdetails.ErrorInfo{Reason: string(f.Reason), Domain: fault.Domain, Metadata: metadata})
+	if len(f.Violations) > 0 {
+		bad := &errdetails.BadRequest{}
+		for _, v := range f.Violations {
+			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+				Field: validUTF8(v.Field), Description: validUTF8(v.Description), Reason: string(f.Reason),
+			})
+		}
+		attach(s, bad)
+	}
+	if f.RetryAfter > 0 {
+		attach(s, &errdetails.RetryInfo{RetryDelay: durationpb.New(f.RetryAfter)})
+	}
+	return s
+}
+
+func attach(s *rpcstatus.Status, detail proto.Message) {
+	if a, err := anypb.New(detail); err == nil {
+		s.Details = append(s.Details, a)
+	}
+}

@@ -1,0 +1,200 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/postern-dev/postern/fault"
+)
+
+// Topic is what Kafka says of a topic.
+type Topic struct {
+	Name       string
+	ID         [16]byte // zero where the broker gives none
+	Partitions []int32
+	Internal   bool
+}
+
+// TopicPartition names one partition.
+type TopicPartition struct {
+	Topic     string
+	Partition int32
+}
+
+func (tp TopicPartition) String() string { return fmt.Sprintf("%s[%d]", tp.Topic, tp.Partition) }
+
+// Topics lists topics: those named, or all. A named one that does not exist is UNKNOWN_TOPIC.
+func (c *Client) Topics(ctx context.Context, names ...string) ([]Topic, error) {
+	details, err := c.admin.ListTopicsWithInternal(ctx, names...)
+	if err != nil {
+		return nil, toFault(err, "list topics")
+	}
+	topics := make([]Topic, 0, len(details))
+	for _, d := range details.Sorted() {
+		if d.Err != nil {
+			if len(names) == 0 {
+				continue // being created or deleted just now
+			}
+			return nil, fault.Of(toFault(d.Err, "look up topic "+d.Topic)).With("topic", d.Topic)
+		}
+		t := Topic{Name: d.Topic, ID: d.ID, Internal: d.IsInternal}
+		for _, p := range d.Partitions.Sorted() {
+			t.Partitions = append(t.Partitions, p.Partition)
+		}
+		topics = append(topics, t)
+	}
+	return topics, nil
+}
+
+// Range is the offsets a partition holds: [Start, End).
+type Range struct{ Start, End int64 }
+
+// Ranges gives each partition of topic its range. End is the last stable
+// offset's: what a read_committed reader may reach now.
+func (c *Client) Ranges(ctx context.Context, topic string) (map[int32]Range, error) {
+	start, err := c.admin.ListStartOffsets(ctx, topic)
+	if err == nil {
+		err = start.Error()
+	}
+	if err != nil {
+		return nil, fault.Of(toFault(err, "find the start of "+topic)).With("topic", topic)
+	}
+	end, err := c.admin.ListCommittedOffsets(ctx, topic)
+	if err == nil {
+		err = end.Error()
+	}
+	if err != nil {
+		return nil, fault.Of(toFault(err, "find the end of "+topic)).With("topic", topic)
+	}
+	ranges := map[int32]Range{}
+	end.Each(func(o kadm.ListedOffset) {
+		s, _ := start.Lookup(topic, o.Partition)
+		ranges[o.Partition] = Range{s.Offset, o.Offset}
+	})
+	return ranges, nil
+}
+
+// OffsetsAt gives each partition of topic the first offset at or after t.
+func (c *Client) OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error) {
+	listed, err := c.admin.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fault.Of(toFault(err, "find a time in "+topic)).With("topic", topic)
+	}
+	at := map[int32]int64{}
+	listed.Each(func(o kadm.ListedOffset) { at[o.Partition] = o.Offset })
+	return at, nil
+}
+
+// Committed gives the group's committed offsets on topics; partitions without a commit are absent.
+func (c *Client) Committed(ctx context.Context, group string, topics ...string) (map[TopicPartition]int64, error) {
+	offsets, err := c.admin.FetchOffsets(ctx, group)
+	if err == nil {
+		err = offsets.Error()
+	}
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, toFault(err, "read the position of group "+group)
+	}
+	wanted := map[string]bool{}
+	for _, t := range topics {
+		wanted[t] = true
+	}
+	committed := map[TopicPartition]int64{}
+	offsets.Each(func(o kadm.OffsetResponse) {
+		if wanted[o.Topic] && o.At >= 0 {
+			committed[TopicPartition{o.Topic, o.Partition}] = o.At
+		}
+	})
+	return committed, nil
+}
+
+// commitOutside commits for a group that has no members; metadata stays empty.
+func (c *Client) commitOutside(ctx context.Context, group string, at map[TopicPartition]int64) error {
+	var offsets kadm.Offsets
+	for tp, offset := range at {
+		offsets.AddOffset(tp.Topic, tp.Partition, offset, -1)
+	}
+	answers, err := c.admin.CommitOffsets(ctx, group, offsets)
+	if err == nil {
+		err = answers.Error()
+	}
+	return err
+}
+
+// CreateTopic creates a topic with the cluster's replication factor. One that
+// is there already is no error. partitions < 1 means the cluster's default.
+func (c *Client) CreateTopic(ctx context.Context, name string, partitions int32, configs map[string]string) error {
+	if partitions < 1 {
+		partitions = -1
+	}
+	pointers := make(map[string]*string, len(configs))
+	for k, v := range configs {
+		pointers[k] = &v
+	}
+	_, err := c.admin.CreateTopic(ctx, partitions, -1, pointers, name)
+	if errors.Is(err, kerr.TopicAlreadyExists) {
+		return nil
+	}
+	if err != nil {
+		return fault.Of(toFault(err, "create topic "+name)).With("topic", name)
+	}
+	return nil
+}
+
+// DeleteTopics deletes topics; used by tests and `postern dev`.
+func (c *Client) DeleteTopics(ctx context.Context, names ...string) error {
+	answers, err := c.admin.DeleteTopics(ctx, names...)
+	if err == nil {
+		err = answers.Error()
+	}
+	return toFault(err, "delete topics")
+}
+
+// sortedPartitions orders tps by topic and partition, for logs and stable tests.
+func sortedPartitions(tps []TopicPartition) []TopicPartition {
+	sort.Slice(tps, func(i, j int) bool {
+		if tps[i].Topic != tps[j].Topic {
+			return tps[i].Topic < tps[j].Topic
+		}
+		return tps[i].Partition < tps[j].Partition
+	})
+	return tps
+}
+
+// TopicConfigs gives the values of the named settings of topic; those the broker does not tell are absent.
+func (c *Client) TopicConfigs(ctx context.Context, topic string, names ...string) (map[string]string, error) {
+	described, err := c.admin.DescribeTopicConfigs(ctx, topic)
+	var of kadm.ResourceConfig
+	if err == nil {
+		of, err = described.On(topic, nil)
+	}
+	if err == nil {
+		err = of.Err
+	}
+	if err != nil {
+		return nil, fault.Of(toFault(err, "read the settings of topic "+topic)).With("topic", topic)
+	}
+	values := map[string]string{}
+	for _, config := range of.Configs {
+		if config.Value == nil {
+			continue
+		}
+		for _, name := range names {
+			if config.Key == name {
+				values[name] = *config.Value
+			}
+		}
+	}
+	return values, nil
+}

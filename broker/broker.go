@@ -1,0 +1,267 @@
+// Package broker owns everything that is Kafka: it is the only importer of the
+// Kafka client. The rest of the program sees event.Record, event.Position and
+// fault reasons.
+//
+//   - [Client] is a connection to a cluster, from which the others are made;
+//   - [Producer] writes records, idempotently, and says where each went;
+//   - [Consumer] is a member of a consumer group with explicit commits that
+//     carry metadata;
+//   - [Reader] reads a topic without a group;
+//   - faults.go turns Kafka's error codes into reasons, in one table.
+//
+// When an event counts as settled, in which order events are delivered and
+// when to commit are package delivery's.
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/postern-dev/postern/internal/setting"
+)
+
+// Options says how to reach Kafka.
+type Options struct {
+	// Brokers to ask first, host:port.
+	Brokers []string `yaml:"brokers"`
+	// TLS towards the brokers; absent means plaintext.
+	TLS *TLS `yaml:"tls"`
+	// SASL authentication; absent means none.
+	SASL *SASL `yaml:"sasl"`
+	// ClientID is how we appear in the brokers' logs and quotas. Default "postern".
+	ClientID string `yaml:"client_id"`
+	// PublishBuffer bounds the bytes of events waiting for Kafka. Default 64MiB.
+	PublishBuffer setting.Bytes `yaml:"publish_buffer"`
+	// MaxEventBytes bounds one event. Default 1MiB.
+	MaxEventBytes setting.Bytes `yaml:"max_event_bytes"`
+
+	// AutoCreateTopics lets a publish to an unknown topic create it (`postern dev` only).
+	AutoCreateTopics bool `yaml:"-"`
+	// Dial opens connections; nil is net.Dialer. Tests pass a virtual network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
+	// Logger takes what the Kafka client has to say at warning and above.
+	Logger *slog.Logger `yaml:"-"`
+}
+
+// TLS settings towards the brokers.
+type TLS struct {
+	// CAFile holds the PEM certificates to trust. Default: the system's.
+	CAFile string `yaml:"ca_file"`
+	// CertFile and KeyFile are our own certificate, for mutual TLS.
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+	// ServerName overrides the name checked in the brokers' certificates.
+	ServerName string `yaml:"server_name"`
+}
+
+// SASL settings.
+type SASL struct {
+	// Mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+	Mechanism string         `yaml:"mechanism"`
+	Username  string         `yaml:"username"`
+	Password  setting.Secret `yaml:"password"`
+}
+
+// Defaults of Options.
+const (
+	DefaultPublishBuffer = 64 << 20
+	DefaultMaxEventBytes = 1 << 20
+)
+
+// WithDefaults returns o with empty settings filled in.
+func (o Options) WithDefaults() Options {
+	if o.ClientID == "" {
+		o.ClientID = "postern"
+	}
+	if o.PublishBuffer == 0 {
+		o.PublishBuffer = DefaultPublishBuffer
+	}
+	if o.MaxEventBytes == 0 {
+		o.MaxEventBytes = DefaultMaxEventBytes
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Validate reports everything wrong with o, each as a *setting.Error.
+func (o Options) Validate() error {
+	var errs []error
+	bad := func(path, format string, args ...any) {
+		errs = append(errs, &setting.Error{Path: path, Message: fmt.Sprintf(format, args...)})
+	}
+	if len(o.Brokers) == 0 {
+		bad("brokers", "no broker is named: give at least one host:port")
+	}
+	for i, b := range o.Brokers {
+		if _, port, err := net.SplitHostPort(b); err != nil || port == "" {
+			bad(fmt.Sprintf("brokers[%d]", i), "%q is not host:port", b)
+		}
+	}
+	if o.SASL != nil {
+		if _, err := o.SASL.mechanism(); err != nil {
+			bad("sasl.mechanism", "%v", err)
+		}
+		if o.SASL.Username == "" {
+			bad("sasl.username", "a SASL mechanism needs a username")
+		}
+		if o.SASL.Password.IsZero() {
+			bad("sasl.password", "a SASL mechanism needs a password")
+		}
+	}
+	if o.TLS != nil {
+		if (o.TLS.CertFile == "") != (o.TLS.KeyFile == "") {
+			bad("tls.cert_file", "cert_file and key_file go together")
+		} else if _, err := o.TLS.config(); err != nil {
+			bad("tls", "%v", err)
+		}
+	}
+	if o.PublishBuffer < 0 || o.PublishBuffer > 0 && o.PublishBuffer < 1<<20 {
+		bad("publish_buffer", "%s is too small: at least 1MiB", o.PublishBuffer)
+	}
+	if o.MaxEventBytes < 0 || o.MaxEventBytes > 64<<20 {
+		bad("max_event_bytes", "%s is out of range: at most 64MiB", o.MaxEventBytes)
+	}
+	return errors.Join(errs...)
+}
+
+func (t *TLS) config() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read ca_file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca_file %s holds no PEM certificate", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		if _, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile); err != nil {
+			return nil, fmt.Errorf("read cert_file and key_file: %w", err)
+		}
+		// Read again at each handshake, so that a rotated certificate is used without a restart.
+		cert, key := t.CertFile, t.KeyFile
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			return &pair, err
+		}
+	}
+	return c, nil
+}
+
+func (s *SASL) mechanism() (kgo.Opt, error) {
+	switch s.Mechanism {
+	case "PLAIN":
+		return kgo.SASL(plain.Auth{User: s.Username, Pass: s.Password.Reveal()}.AsMechanism()), nil
+	case "SCRAM-SHA-256":
+		return kgo.SASL(scram.Auth{User: s.Username, Pass: s.Password.Reveal()}.AsSha256Mechanism()), nil
+	case "SCRAM-SHA-512":
+		return kgo.SASL(scram.Auth{User: s.Username, Pass: s.Password.Reveal()}.AsSha512Mechanism()), nil
+	}
+	return nil, fmt.Errorf("%q is not offered: use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", s.Mechanism)
+}
+
+// Client is a connection to one Kafka cluster.
+type Client struct {
+	options Options
+	base    []kgo.Opt
+	kgo     *kgo.Client // for requests that belong to no producer and no group
+	admin   *kadm.Client
+}
+
+// metadataMinAge is how often the client may ask for metadata. Its default of
+// 5 s stalls a publish to a just-created topic for that long; 250 ms costs at
+// most four small requests a second while something is missing.
+const metadataMinAge = 250 * time.Millisecond
+
+// New makes a Client. It connects lazily: a cluster that is down is no error here.
+func New(o Options) (*Client, error) {
+	o = o.WithDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("kafka settings: %w", err)
+	}
+	base := []kgo.Opt{
+		kgo.SeedBrokers(o.Brokers...),
+		kgo.ClientID(o.ClientID),
+		kgo.MinVersions(kversion.V2_4_0()),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.WithLogger(logger{o.Logger}),
+		kgo.DisableClientMetrics(), // KIP-714 would push our internals to the cluster's operators unasked
+	}
+	if o.TLS != nil {
+		c, err := o.TLS.config()
+		if err != nil {
+			return nil, fmt.Errorf("kafka.tls: %w", err)
+		}
+		if o.Dial == nil {
+			base = append(base, kgo.DialTLSConfig(c))
+		}
+	}
+	if o.Dial != nil {
+		base = append(base, kgo.Dialer(o.Dial))
+	}
+	if o.SASL != nil {
+		m, err := o.SASL.mechanism()
+		if err != nil {
+			return nil, fmt.Errorf("kafka.sasl: %w", err)
+		}
+		base = append(base, m)
+	}
+	cl, err := kgo.NewClient(base...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	return &Client{options: o, base: base, kgo: cl, admin: kadm.NewClient(cl)}, nil
+}
+
+// Ping asks any broker for an answer.
+func (c *Client) Ping(ctx context.Context) error {
+	if err := c.kgo.Ping(ctx); err != nil {
+		return toFault(err, "reach Kafka")
+	}
+	return nil
+}
+
+// Close ends the connections of c itself; producers, consumers and readers have their own Close.
+func (c *Client) Close() { c.kgo.Close() }
+
+// logger hands the client's own words to slog.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Level() kgo.LogLevel {
+	switch ctx := context.Background(); {
+	case l.log.Enabled(ctx, slog.LevelDebug):
+		return kgo.LogLevelInfo // its debug level prints every request
+	case l.log.Enabled(ctx, slog.LevelWarn):
+		return kgo.LogLevelWarn
+	default:
+		return kgo.LogLevelError
+	}
+}
+
+func (l logger) Log(level kgo.LogLevel, msg string, kv ...any) {
+	to := slog.LevelDebug
+	switch level {
+	case kgo.LogLevelError:
+		to = slog.LevelWarn // the client's errors are retried; whoever must act logs the error
+	case kgo.LogLevelWarn:
+		to = slog.LevelInfo
+	}
+	l.log.Log(context.Background(), to, "kafka client: "+msg, kv...)
+}

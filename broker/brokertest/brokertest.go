@@ -1,0 +1,239 @@
+// Package brokertest gives a test its Kafka: an in-memory stand-in, or the real
+// one that POSTERN_TEST_KAFKA names, so that one suite runs on both.
+package brokertest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/event"
+)
+
+// Cluster is a Kafka for a test.
+type Cluster struct {
+	Bootstrap []string
+	Dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: the network
+	Fake      *kfake.Cluster                                                       // nil on the real one
+
+	t      testing.TB
+	prefix string
+	mu     sync.Mutex
+	made   []string
+}
+
+// Real reports whether tests run on a real Kafka.
+func Real() bool { return os.Getenv("POSTERN_TEST_KAFKA") != "" }
+
+// NeedsFake skips a test that injects faults only the stand-in has.
+func NeedsFake(t testing.TB) {
+	t.Helper()
+	if Real() {
+		t.Skip("this test injects faults that only the stand-in broker offers; it runs in `make test`")
+	}
+}
+
+// New gives the Kafka that the test run is for.
+func New(t testing.TB) *Cluster {
+	t.Helper()
+	if Real() {
+		c := &Cluster{t: t, Bootstrap: strings.Split(os.Getenv("POSTERN_TEST_KAFKA"), ",")}
+		c.prefix = fmt.Sprintf("t%d-", time.Now().UnixNano()%1e12)
+		t.Cleanup(c.deleteTopics)
+		return c
+	}
+	return Fake(t)
+}
+
+// Fake gives the stand-in whatever the run is for.
+func Fake(t testing.TB, more ...kfake.Opt) *Cluster {
+	t.Helper()
+	fake, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, more...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fake.Close)
+	return &Cluster{t: t, Bootstrap: fake.ListenAddrs(), Fake: fake}
+}
+
+// Virtual gives a stand-in on a network of channels, for a testing/synctest bubble.
+func Virtual(t testing.TB, more ...kfake.Opt) *Cluster {
+	t.Helper()
+	network := new(kfake.VirtualNetwork)
+	c := Fake(t, append([]kfake.Opt{kfake.ListenFn(network.Listen)}, more...)...)
+	c.Dial = network.DialContext
+	return c
+}
+
+// Topic creates a topic of the test's own and gives its real name.
+func (c *Cluster) Topic(name string, partitions int32, configs ...string) string {
+	c.t.Helper()
+	name = c.Name(name)
+	settings := map[string]*string{}
+	for i := 0; i+1 < len(configs); i += 2 {
+		settings[configs[i]] = &configs[i+1]
+	}
+	admin := c.Admin()
+	if _, err := admin.CreateTopic(context.Background(), partitions, -1, settings, name); err != nil {
+		c.t.Fatalf("create topic %s: %v", name, err)
+	}
+	// A real cluster answers before every broker knows the topic.
+	for {
+		details, err := admin.ListTopics(context.Background(), name)
+		if err == nil && details[name].Err == nil && len(details[name].Partitions) == int(partitions) {
+			break
+		}
+	}
+	return name
+}
+
+// Name gives the real name of a topic or group of the test's own, and deletes the topic at the end.
+func (c *Cluster) Name(name string) string {
+	name = c.prefix + name
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made = append(c.made, name)
+	return name
+}
+
+func (c *Cluster) deleteTopics() {
+	admin := c.Admin()
+	_, _ = admin.DeleteTopics(context.Background(), c.made...) // names of groups are among them
+}
+
+func (c *Cluster) options() []kgo.Opt {
+	opts := []kgo.Opt{kgo.SeedBrokers(c.Bootstrap...), kgo.MetadataMinAge(50 * time.Millisecond)}
+	if c.Dial != nil {
+		opts = append(opts, kgo.Dialer(c.Dial))
+	}
+	return opts
+}
+
+// Kgo gives a Kafka client of the test's own, independent of package broker.
+func (c *Cluster) Kgo(more ...kgo.Opt) *kgo.Client {
+	c.t.Helper()
+	cl, err := kgo.NewClient(append(c.options(), more...)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(cl.Close)
+	return cl
+}
+
+// Admin gives an admin client of the test's own.
+func (c *Cluster) Admin() *kadm.Client { return kadm.NewClient(c.Kgo()) }
+
+// Options reach the cluster.
+func (c *Cluster) Options() broker.Options {
+	return broker.Options{Brokers: c.Bootstrap, Dial: c.Dial, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// Client gives the program's own client.
+func (c *Cluster) Client() *broker.Client {
+	c.t.Helper()
+	client, err := broker.New(c.Options())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(client.Close)
+	return client
+}
+
+// Producer gives the program's own producer.
+func (c *Cluster) Producer(client *broker.Client) *broker.Producer {
+	c.t.Helper()
+	p, err := client.NewProducer()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(p.Close)
+	return p
+}
+
+// Put writes records with an independent client, in order.
+func (c *Cluster) Put(records ...*event.Record) {
+	c.t.Helper()
+	cl := c.Kgo(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	var all []*kgo.Record
+	for _, r := range records {
+		k := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
+		for _, h := range r.Headers {
+			k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Name, Value: h.Value})
+		}
+		all = append(all, k)
+	}
+	if err := cl.ProduceSync(context.Background(), all...).FirstErr(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Read gives everything committed in a topic, by an independent client.
+func (c *Cluster) Read(topic string) []*event.Record {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	ends, err := c.Admin().ListCommittedOffsets(ctx, topic)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	starts, err := c.Admin().ListStartOffsets(ctx, topic)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	left := map[int32]int64{}
+	from := map[int32]kgo.Offset{}
+	ends.Each(func(o kadm.ListedOffset) {
+		s, _ := starts.Lookup(topic, o.Partition)
+		if o.Offset > s.Offset {
+			left[o.Partition] = o.Offset
+			from[o.Partition] = kgo.NewOffset().At(s.Offset)
+		}
+	})
+	var records []*event.Record
+	if len(from) == 0 {
+		return nil
+	}
+	cl := c.Kgo(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	for len(left) > 0 {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			c.t.Fatalf("read %s: %v", topic, err)
+		}
+		fetches.EachRecord(func(k *kgo.Record) {
+			r := &event.Record{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset, Timestamp: k.Timestamp, Key: k.Key, Value: k.Value}
+			for _, h := range k.Headers {
+				r.Headers = append(r.Headers, event.Header{Name: h.Key, Value: h.Value})
+			}
+			records = append(records, r)
+			if k.Offset+1 >= left[k.Partition] {
+				delete(left, k.Partition)
+			}
+		})
+	}
+	return records
+}
+
+// Committed gives a group's position in a partition and the metadata beside it; -1 without one.
+func (c *Cluster) Committed(group, topic string, partition int32) (int64, string) {
+	c.t.Helper()
+	offsets, err := c.Admin().FetchOffsets(context.Background(), group)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	o, ok := offsets.Lookup(topic, partition)
+	if !ok {
+		return -1, ""
+	}
+	return o.At, o.Metadata
+}

@@ -1,0 +1,401 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/fault"
+)
+
+// Start is where a group begins a topic it has never committed on.
+type Start struct {
+	Latest bool      // else earliest
+	Time   time.Time // the first record at or after it, when not zero
+}
+
+// ConsumerOptions says what a group reads.
+type ConsumerOptions struct {
+	Group  string
+	Topics []string
+	Start  Start // applied once, when the group's first commit is written
+	// SessionTimeout after which Kafka gives a silent member's partitions away.
+	// Default 45 s, as Kafka's own client; heartbeats come at a fifteenth of it.
+	SessionTimeout time.Duration
+}
+
+// Assigned is one partition that became ours, with what its last owner left.
+type Assigned struct {
+	TopicPartition
+	TopicID  [16]byte
+	Offset   int64  // where reading begins
+	Metadata string // of the commit that said so; "" for a first reading
+}
+
+// Committing is what to commit for one partition.
+type Committing struct {
+	Offset   int64
+	Metadata string
+}
+
+// Owner is told of partitions coming and going. Calls come one at a time.
+type Owner interface {
+	// Assigned comes before the first record of the partitions is polled.
+	Assigned([]Assigned)
+	// Revoked may commit; the partitions go to another member when it returns.
+	Revoked(context.Context, []TopicPartition)
+	// Lost partitions are gone already; a commit for them would be refused.
+	Lost([]TopicPartition)
+}
+
+// Consumer is a member of a consumer group. Poll from one goroutine; the rest
+// is safe for concurrent use.
+type Consumer struct {
+	client  *Client
+	options ConsumerOptions
+	owner   Owner
+	kgo     *kgo.Client
+
+	joined chan struct{} // closed once kgo is set: callbacks may come before
+
+	mu      sync.Mutex
+	fetched map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
+	ids     map[string][16]byte
+	ends    map[TopicPartition]int64
+}
+
+// The group client's buffers are small, because what it buffers for a paused
+// partition is dropped and fetched again.
+const (
+	fetchMaxBytes          = 8 << 20
+	fetchMaxPartitionBytes = 1 << 20
+	fetchMaxWait           = 2 * time.Second // how long a fetch waits for the first byte; a new byte ends it
+	commitTimeout          = 10 * time.Second
+)
+
+// NewConsumer makes a consumer, which does nothing until Join.
+func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
+	if o.SessionTimeout == 0 {
+		o.SessionTimeout = 45 * time.Second
+	}
+	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}}
+}
+
+// Join writes the group's first commit if it has none, then joins it. Once.
+func (consumer *Consumer) Join(ctx context.Context) error {
+	c, o, owner := consumer.client, consumer.options, consumer.owner
+	if err := consumer.begin(ctx); err != nil {
+		return err
+	}
+	group, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.ConsumerGroup(o.Group),
+		kgo.ConsumeTopics(o.Topics...),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(), // a polled record must not outlive its assignment: its offset would be taken for a later one's
+		kgo.SessionTimeout(o.SessionTimeout),
+		kgo.HeartbeatInterval(max(o.SessionTimeout/15, 200*time.Millisecond)),
+		kgo.RebalanceTimeout(60 * time.Second),
+		kgo.FetchMaxBytes(fetchMaxBytes),
+		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
+		kgo.FetchMaxWait(fetchMaxWait),
+		// A position below the log's start continues there; see begin for positions that were never committed.
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.OnOffsetsFetched(consumer.keepFetched),
+		kgo.AdjustFetchOffsetsFn(consumer.assigned),
+		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) {
+			if tps := flatten(gone); len(tps) > 0 {
+				<-consumer.joined
+				owner.Revoked(ctx, tps)
+				consumer.Resume(tps) // a pause outlives revocation in the client
+			}
+		}),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, gone map[string][]int32) {
+			if tps := flatten(gone); len(tps) > 0 {
+				<-consumer.joined
+				owner.Lost(tps)
+				consumer.Resume(tps)
+			}
+		}),
+	}, c.base...)...)
+	if err != nil {
+		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
+	}
+	consumer.kgo = group
+	close(consumer.joined)
+	return nil
+}
+
+// begin writes the group's first commit, on every partition of its topics, if
+// it has none at all on any of them. From then on where the group stands is
+// always written down: a restart before the first ack begins where this one
+// did, not at a later "latest". When the group has commits, partitions without
+// one appeared later and begin at their start.
+func (consumer *Consumer) begin(ctx context.Context) error {
+	c, o := consumer.client, consumer.options
+	topics, err := c.Topics(ctx, o.Topics...)
+	if fault.Is(err, fault.UnknownTopic) && c.options.AutoCreateTopics {
+		for _, t := range o.Topics {
+			if err := c.CreateTopic(ctx, t, 0, nil); err != nil {
+				return err
+			}
+		}
+		topics, err = c.Topics(ctx, o.Topics...)
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range topics {
+		consumer.ids[t.Name] = t.ID
+	}
+	committed, err := c.Committed(ctx, o.Group, o.Topics...)
+	if err != nil || len(committed) > 0 {
+		return err
+	}
+	first := map[TopicPartition]int64{}
+	for _, t := range topics {
+		ranges, err := c.Ranges(ctx, t.Name)
+		if err != nil {
+			return err
+		}
+		at := map[int32]int64{}
+		if !o.Start.Time.IsZero() {
+			if at, err = c.OffsetsAt(ctx, t.Name, o.Start.Time); err != nil {
+				return err
+			}
+		}
+		for _, p := range t.Partitions {
+			switch {
+			case !o.Start.Time.IsZero():
+				first[TopicPartition{t.Name, p}] = at[p]
+			case o.Start.Latest:
+				first[TopicPartition{t.Name, p}] = ranges[p].End
+			default:
+				first[TopicPartition{t.Name, p}] = ranges[p].Start
+			}
+		}
+	}
+	err = c.commitOutside(ctx, o.Group, first)
+	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.RebalanceInProgress) {
+		return nil // another instance was quicker: the group has members, so it has its commits
+	}
+	return toFault(err, "write the first position of group "+o.Group)
+}
+
+func (consumer *Consumer) keepFetched(_ context.Context, _ *kgo.Client, answer *kmsg.OffsetFetchResponse) error {
+	fetched := map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition{}
+	for _, g := range answer.Groups {
+		for _, t := range g.Topics {
+			name := t.Topic
+			if name == "" { // v10 and later name topics by id
+				name = consumer.nameOf(t.TopicID)
+			}
+			for _, p := range t.Partitions {
+				fetched[TopicPartition{name, p.Partition}] = p
+			}
+		}
+	}
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	consumer.fetched = fetched
+	return nil
+}
+
+// assigned is called with the positions of new partitions, after keepFetched
+// and before anything of them is fetched.
+func (consumer *Consumer) assigned(ctx context.Context, positions map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	consumer.mu.Lock()
+	fetched := consumer.fetched
+	consumer.fetched = nil
+	consumer.mu.Unlock()
+	var all []Assigned
+	for topic, partitions := range positions {
+		id := consumer.idOf(ctx, topic)
+		var starts kadm.ListedOffsets
+		for p := range partitions {
+			a := Assigned{TopicPartition: TopicPartition{topic, p}, TopicID: id}
+			was, ok := fetched[a.TopicPartition]
+			if ok && was.Offset >= 0 {
+				a.Offset = was.Offset
+				if was.Metadata != nil {
+					a.Metadata = *was.Metadata
+				}
+			} else {
+				if starts == nil {
+					var err error
+					if starts, err = consumer.client.admin.ListStartOffsets(ctx, topic); err != nil {
+						return nil, err
+					}
+				}
+				s, ok := starts.Lookup(topic, p)
+				if !ok || s.Err != nil {
+					return nil, fmt.Errorf("find the start of %s: %w", a.TopicPartition, s.Err)
+				}
+				a.Offset = s.Offset
+			}
+			partitions[p] = kgo.NewOffset().At(a.Offset)
+			all = append(all, a)
+		}
+	}
+	if len(all) > 0 {
+		<-consumer.joined
+		consumer.owner.Assigned(all)
+	}
+	return positions, nil
+}
+
+func (consumer *Consumer) nameOf(id [16]byte) string {
+	if name := consumer.cachedName(id); name != "" {
+		return name
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	for _, t := range consumer.options.Topics {
+		consumer.idOf(ctx, t)
+	}
+	return consumer.cachedName(id)
+}
+
+func (consumer *Consumer) cachedName(id [16]byte) string {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	for name, known := range consumer.ids {
+		if known == id {
+			return name
+		}
+	}
+	return ""
+}
+
+// idOf asks each time, at assignment only: a topic deleted and created again has a new id.
+func (consumer *Consumer) idOf(ctx context.Context, topic string) [16]byte {
+	topics, err := consumer.client.Topics(ctx, topic)
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	if err == nil && len(topics) == 1 {
+		consumer.ids[topic] = topics[0].ID
+	}
+	return consumer.ids[topic]
+}
+
+// Poll waits for records and gives them to offer, in offset order for each
+// partition, while no partition can change hands. offer must not block.
+// Errors that Kafka or the client goes on after are returned joined, beside the records.
+func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*event.Record)) error {
+	fetches := consumer.kgo.PollRecords(ctx, most)
+	defer consumer.kgo.AllowRebalance()
+	records := make([]*event.Record, 0, fetches.NumRecords())
+	fetches.EachRecord(func(k *kgo.Record) { records = append(records, fromRecord(k)) })
+	offer(records)
+	consumer.mu.Lock()
+	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
+		consumer.ends[TopicPartition{f.Topic, f.Partition}] = f.HighWatermark
+	})
+	consumer.mu.Unlock()
+	if fetches.IsClientClosed() {
+		return fault.New(fault.ShuttingDown, "the consumer of group %s is closed", consumer.options.Group)
+	}
+	var errs []error
+	for _, f := range fetches.Errors() {
+		if errors.Is(f.Err, context.Canceled) || errors.Is(f.Err, context.DeadlineExceeded) {
+			continue
+		}
+		errs = append(errs, toFault(f.Err, fmt.Sprintf("read %s for group %s", TopicPartition{f.Topic, f.Partition}, consumer.options.Group)))
+	}
+	return errors.Join(errs...)
+}
+
+// Commit writes positions with their metadata and answers, for each partition
+// that was refused, why.
+func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Committing) (map[TopicPartition]error, error) {
+	if len(what) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	for tp, c := range what {
+		if offsets[tp.Topic] == nil {
+			offsets[tp.Topic] = map[int32]kgo.EpochOffset{}
+		}
+		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: c.Offset}
+	}
+	ctx = kgo.PreCommitFnContext(ctx, func(request *kmsg.OffsetCommitRequest) error {
+		for i := range request.Topics {
+			t := &request.Topics[i]
+			for j := range t.Partitions {
+				name := t.Topic
+				if name == "" {
+					name = consumer.cachedName(t.TopicID)
+				}
+				metadata := what[TopicPartition{name, t.Partitions[j].Partition}].Metadata
+				t.Partitions[j].Metadata = &metadata
+			}
+		}
+		return nil
+	})
+	var failed error
+	refused := map[TopicPartition]error{}
+	consumer.kgo.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
+		if err != nil {
+			failed = toFault(err, "commit for group "+consumer.options.Group)
+			return
+		}
+		for _, t := range answer.Topics {
+			name := t.Topic
+			if name == "" {
+				name = consumer.cachedName(t.TopicID)
+			}
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					refused[TopicPartition{name, p.Partition}] = toFault(err, fmt.Sprintf("commit %s for group %s", TopicPartition{name, p.Partition}, consumer.options.Group))
+				}
+			}
+		}
+	})
+	return refused, failed
+}
+
+// Ends gives where each partition ended when something of it was last polled.
+func (consumer *Consumer) Ends() map[TopicPartition]int64 {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	return maps.Clone(consumer.ends)
+}
+
+// Pause stops fetching partitions and drops what is buffered of them; Resume
+// fetches again from where the last polled record ended.
+func (consumer *Consumer) Pause(tps []TopicPartition) { consumer.kgo.PauseFetchPartitions(nest(tps)) }
+
+// Resume undoes Pause.
+func (consumer *Consumer) Resume(tps []TopicPartition) { consumer.kgo.ResumeFetchPartitions(nest(tps)) }
+
+// Close leaves the group, after Owner.Revoked for what is still assigned. Only after Join.
+func (consumer *Consumer) Close() { consumer.kgo.CloseAllowingRebalance() }
+
+func flatten(by map[string][]int32) []TopicPartition {
+	var tps []TopicPartition
+	for topic, partitions := range by {
+		for _, p := range partitions {
+			tps = append(tps, TopicPartition{topic, p})
+		}
+	}
+	return sortedPartitions(tps)
+}
+
+func nest(tps []TopicPartition) map[string][]int32 {
+	by := map[string][]int32{}
+	for _, tp := range tps {
+		by[tp.Topic] = append(by[tp.Topic], tp.Partition)
+	}
+	return by
+}

@@ -1,0 +1,60 @@
+package delivery
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// metrics are one subscription's counters.
+type metrics struct {
+	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored metric.Int64Counter
+	subscription                                                                               attribute.KeyValue
+	attributes                                                                                 metric.MeasurementOption
+	bySettlement                                                                               map[string]metric.MeasurementOption
+}
+
+// settlements are the values of the attribute "settlement".
+var settlements = []string{
+	Ack.String(), Nack.String(), Reject.String(), Drop.String(), "expired", "disconnected",
+	LeaseExpired.String(), Stale.String(), UnknownID.String(), WrongInstance.String(),
+}
+
+// newMetrics never fails: an instrument that cannot be made counts nothing.
+func newMetrics(meter metric.Meter, subscription string) *metrics {
+	counter := func(name, description string) metric.Int64Counter {
+		c, _ := meter.Int64Counter(name, metric.WithDescription(description))
+		return c
+	}
+	m := &metrics{
+		lentTotal:          counter("postern.delivery.lent", "Events lent to a consumer, every attempt counted"),
+		settledTotal:       counter("postern.delivery.settled", "What became of leases"),
+		deadLetters:        counter("postern.delivery.dead_letters", "Dead letters in Kafka"),
+		deadLetterFailures: counter("postern.delivery.dead_letter_failures", "Failed writes of dead letters; their keys are stopped meanwhile"),
+		commitFailures:     counter("postern.delivery.commit_failures", "Commits of a partition that failed and are tried again"),
+		repeats:            counter("postern.delivery.repeated_offsets", "Records dropped because their offset was read before"),
+		ignored:            counter("postern.delivery.metadata_ignored", "Commits whose metadata was not ours or did not fit the offset"),
+		subscription:       attribute.String("subscription", subscription),
+		bySettlement:       map[string]metric.MeasurementOption{},
+	}
+	m.attributes = metric.WithAttributeSet(attribute.NewSet(m.subscription))
+	for _, s := range settlements {
+		m.bySettlement[s] = metric.WithAttributeSet(attribute.NewSet(m.subscription, attribute.String("settlement", s)))
+	}
+	return m
+}
+
+func (m *metrics) lent(n int64) { m.lentTotal.Add(context.Background(), n, m.attributes) }
+func (m *metrics) settled(how string, n int64) {
+	m.settledTotal.Add(context.Background(), n, m.bySettlement[how])
+}
+func (m *metrics) deadLettered(reason string, n int64) {
+	m.deadLetters.Add(context.Background(), n, m.attributes, metric.WithAttributes(attribute.String("reason", reason)))
+}
+func (m *metrics) deadLetterFailed(n int64) {
+	m.deadLetterFailures.Add(context.Background(), n, m.attributes)
+}
+func (m *metrics) commitFailed(n int64)    { m.commitFailures.Add(context.Background(), n, m.attributes) }
+func (m *metrics) repeated(n int64)        { m.repeats.Add(context.Background(), n, m.attributes) }
+func (m *metrics) metadataIgnored(n int64) { m.ignored.Add(context.Background(), n, m.attributes) }

@@ -1,0 +1,721 @@
+// Package delivery owns what becomes of an event from the moment it is read
+// until it is settled: acknowledged, dead-lettered with its evidence, or
+// dropped by a word of the user.
+//
+// A [Queue] is one subscription on this instance: a member of its consumer
+// group. For each assigned partition a pure Tracker (tracker.go) holds what is
+// offered, lent and settled. Attachments (streams, pullers, webhook pushers)
+// borrow events as leases within their windows, the least loaded first, and
+// say of each lease one of: Ack, Nack, Reject, Drop, Extend. Silence past the
+// deadline is a Nack.
+//
+// What is committed is the first unsettled offset of each partition, with the
+// settled ranges above it and the attempt counts in the commit's metadata
+// (metadata.go), so that neither a restart nor a rebalance forgets an ack.
+//
+// Carrying leases over a wire is packages subscribe's and webhook's; talking
+// to Kafka is package broker's.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/fault"
+)
+
+// Options is what a queue does, with every default filled in.
+type Options struct {
+	Name            string
+	Group           string
+	Topics          []string
+	Order           Order
+	Start           broker.Start
+	Lease           time.Duration
+	Retry           Retry
+	DeadLetterTopic string
+}
+
+// Defaults and limits of a queue. Each buffer has its byte limit here.
+const (
+	DefaultLease  = 60 * time.Second
+	MinLease      = time.Second
+	MaxLease      = time.Hour // of one lease and of all its extensions together
+	DefaultWindow = 256
+	// DefaultWindowBytes bounds what one attachment has in hand.
+	DefaultWindowBytes = 8 << 20
+
+	// trackerBytes bounds the unsettled events a queue holds in memory, shared
+	// evenly by its partitions. Larger lets more keys flow past a blocked one.
+	trackerBytes = 64 << 20
+	// trackerEvents bounds the entries of a partition, each some 150 bytes beside its event.
+	trackerEvents = 100_000
+	// pollEvents is how many records are taken at once, while no partition may change hands.
+	pollEvents = 1000
+
+	commitInterval = 200 * time.Millisecond
+	// revokeGrace is how long a partition that must go waits for the words of
+	// those who have its events. Longer delays every other member's rebalance.
+	revokeGrace = 2 * time.Second
+	// deadLetterRetry bounds the wait between tries to write a dead letter.
+	deadLetterRetry = 30 * time.Second
+)
+
+// Letters writes dead letters.
+type Letters interface {
+	Produce(r *event.Record, durability broker.Durability, done func(event.Position, error))
+}
+
+// Queue is one subscription on this instance.
+type Queue struct {
+	options  Options
+	kafka    *broker.Client
+	consumer *broker.Consumer
+	letters  Letters
+	log      *slog.Logger
+	metrics  *metrics
+	instance Instance
+	sequence *atomic.Uint64 // shared by the instance's queues: an id is never given twice
+	start    time.Time
+
+	ctx    context.Context // ends when the queue is closed
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	pacing     sync.Mutex    // over pace: pauses and resumes reach the client in the order decided
+	committing chan struct{} // one slot: a commit's snapshot is never sent after a later one
+
+	mu          sync.Mutex
+	trackers    map[broker.TopicPartition]*partition
+	rotation    []*partition // the partitions in the order they are asked for events
+	turn        int
+	leases      map[ID]*entry
+	expired     expiredLeases
+	attachments []*Attachment
+	draining    bool
+	changed     chan struct{} // closed and replaced when a commit ends or leases come back, if someone waits
+	waiters     int           // of changed
+	timerWake   chan struct{}
+	commitWake  chan struct{} // something is to be committed
+	commitNow   chan struct{} // and somebody waits for it
+	letterWake  chan struct{}
+	unburied    []*entry // dead letters to write
+}
+
+// partition is an assigned partition: its tracker and what the queue does around it.
+type partition struct {
+	*Tracker
+	at        broker.TopicPartition
+	revoking  bool   // lends nothing more
+	stopped   bool   // its metadata is of a newer version: neither lends nor commits
+	paused    bool   // not fetched, because it is full
+	version   uint64 // counts changes
+	committed uint64 // the version that is in Kafka
+	burying   int    // dead letters on their way
+}
+
+// roomy reports whether a paused partition may be fetched again.
+func (p *partition) roomy(share int64) bool {
+	return p.bytes <= share/2 && p.unsettled <= trackerEvents/2
+}
+
+// newQueue makes a queue that run starts.
+func newQueue(o Options, kafka *broker.Client, letters Letters, instance Instance, sequence *atomic.Uint64, log *slog.Logger, m *metrics) *Queue {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Queue{
+		options: o, kafka: kafka, letters: letters, instance: instance, sequence: sequence, metrics: m,
+		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
+		trackers: map[broker.TopicPartition]*partition{}, leases: map[ID]*entry{},
+		committing: make(chan struct{}, 1), changed: make(chan struct{}), timerWake: make(chan struct{}, 1),
+		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1),
+	}
+}
+
+// Options tells what the queue does.
+func (q *Queue) Options() Options { return q.options }
+
+// Instance is who gives out the queue's leases.
+func (q *Queue) Instance() Instance { return q.instance }
+
+// open joins the group and starts the queue's goroutines, which close waits for.
+func (q *Queue) open(ctx context.Context) error {
+	q.consumer = q.kafka.NewConsumer(broker.ConsumerOptions{
+		Group: q.options.Group, Topics: q.options.Topics, Start: q.options.Start,
+	}, owner{q})
+	if err := q.consumer.Join(ctx); err != nil {
+		q.cancel()
+		return err
+	}
+	q.done.Go(q.pollLoop)
+	q.done.Go(q.timerLoop)
+	q.done.Go(q.commitLoop)
+	q.done.Go(q.letterLoop)
+	return nil
+}
+
+// close commits, leaves the group and waits for the queue's goroutines.
+func (q *Queue) close() {
+	q.drain()
+	q.consumer.Close() // calls Revoked, which commits
+	q.cancel()
+	q.done.Wait()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, a := range q.attachments {
+		a.end(fault.New(fault.ShuttingDown, "subscription %s is stopping on this instance", q.options.Name))
+	}
+}
+
+// drain lends nothing more. Settlements are taken until close.
+func (q *Queue) drain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.draining = true
+}
+
+// idle reports whether nothing is lent.
+func (q *Queue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.leases) == 0
+}
+
+func (q *Queue) now() time.Duration { return time.Since(q.start) }
+
+// signal wakes whoever waits for the queue's state to change. q.mu is held.
+func (q *Queue) signal() {
+	if q.waiters > 0 {
+		close(q.changed)
+		q.changed = make(chan struct{})
+	}
+}
+
+// await waits until done holds; it is asked under the lock, now and after each
+// signal. It answers false when ctx or the queue ends first.
+func (q *Queue) await(ctx context.Context, done func() bool) bool {
+	q.mu.Lock()
+	q.waiters++
+	for !done() {
+		changed := q.changed
+		q.mu.Unlock()
+		stop := false
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			stop = true
+		case <-q.ctx.Done():
+			stop = true
+		}
+		q.mu.Lock()
+		if stop {
+			q.waiters--
+			defer q.mu.Unlock()
+			return done()
+		}
+	}
+	q.waiters--
+	q.mu.Unlock()
+	return true
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// pollLoop reads the group's partitions into their trackers.
+func (q *Queue) pollLoop() {
+	lastError := ""
+	for q.ctx.Err() == nil {
+		q.pace()
+		err := q.consumer.Poll(q.ctx, pollEvents, q.offer)
+		switch {
+		case fault.Is(err, fault.ShuttingDown):
+			return
+		case err == nil:
+			lastError = ""
+		case err.Error() != lastError: // the client goes on trying: say it once
+			lastError = err.Error()
+			q.log.Warn("reading is failing", "error", err)
+		}
+	}
+}
+
+// pace stops fetching partitions that are full and starts those that have room
+// again. A pause drops what the client has buffered, so the gap between the
+// two marks is wide.
+func (q *Queue) pace() {
+	q.pacing.Lock()
+	defer q.pacing.Unlock()
+	var pause, resume []broker.TopicPartition
+	q.mu.Lock()
+	share := int64(trackerBytes / max(1, len(q.trackers)))
+	for tp, p := range q.trackers {
+		switch {
+		case !p.paused && (p.bytes >= share || p.unsettled >= trackerEvents):
+			p.paused = true
+			pause = append(pause, tp)
+		case p.paused && p.roomy(share):
+			p.paused = false
+			resume = append(resume, tp)
+		}
+	}
+	q.mu.Unlock()
+	if len(resume) > 0 {
+		q.consumer.Resume(resume)
+	}
+	if len(pause) == 0 {
+		return
+	}
+	q.consumer.Pause(pause)
+	// One that was taken away and given back meanwhile is a new partition,
+	// which does not know that it is paused.
+	var again []broker.TopicPartition
+	q.mu.Lock()
+	for _, tp := range pause {
+		if p := q.trackers[tp]; p == nil || !p.paused {
+			again = append(again, tp)
+		}
+	}
+	q.mu.Unlock()
+	if len(again) > 0 {
+		q.consumer.Resume(again)
+	}
+}
+
+// offer hands polled records to their trackers and lends what can be lent.
+func (q *Queue) offer(records []*event.Record) {
+	if len(records) == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, r := range records {
+		p := q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
+		if p == nil || p.stopped {
+			continue
+		}
+		if !p.offer(r) {
+			q.metrics.repeated(1)
+		}
+	}
+	q.dispatch()
+}
+
+// dispatch lends ready events to attachments with room. q.mu is held.
+func (q *Queue) dispatch() {
+	if q.draining || len(q.attachments) == 0 || len(q.rotation) == 0 {
+		return
+	}
+	now := q.now()
+	wall := time.Now()
+	misses := 0
+	for misses < len(q.rotation) {
+		q.turn = (q.turn + 1) % len(q.rotation)
+		p := q.rotation[q.turn]
+		if p.revoking || p.stopped {
+			misses++
+			continue
+		}
+		// A run of events from one partition at a time keeps batches whole.
+		for range dispatchRun {
+			e := p.peek()
+			if e == nil {
+				misses++
+				break
+			}
+			a := q.roomiest(int64(e.size))
+			if a == nil {
+				misses = len(q.rotation)
+				break
+			}
+			misses = 0
+			q.lendTo(a, p, e, now, wall)
+		}
+	}
+	for _, a := range q.attachments {
+		if len(a.pending) > 0 {
+			wake(a.ready)
+		}
+	}
+}
+
+const dispatchRun = 64
+
+// roomiest is the attachment with the smallest share of its window in use.
+func (q *Queue) roomiest(size int64) *Attachment {
+	if len(q.attachments) == 1 {
+		if a := q.attachments[0]; a.hasRoom(size) {
+			return a
+		}
+		return nil
+	}
+	var best *Attachment
+	load := 2.0
+	for _, a := range q.attachments {
+		if !a.hasRoom(size) {
+			continue
+		}
+		if l := float64(a.messages) / float64(a.window.Messages); l < load {
+			best, load = a, l
+		}
+	}
+	return best
+}
+
+func (q *Queue) lendTo(a *Attachment, p *partition, e *entry, now time.Duration, wall time.Time) {
+	id := q.instance.id(q.sequence.Add(1))
+	lease := q.options.Lease
+	if a.options.Lease > 0 {
+		lease = a.options.Lease
+	}
+	if due, ok := p.timers.next(); !ok || now+lease < due {
+		q.rearm()
+	}
+	p.lend(e, id, a, now, now+lease, now+max(lease, MaxLease))
+	q.touch(p)
+	q.leases[id] = e
+	a.messages++
+	a.bytes += int64(e.size)
+	a.pending = append(a.pending, Lease{ID: id, Record: e.record, Attempt: int(e.attempts), Deadline: wall.Add(lease), LastFailure: e.failure})
+	q.metrics.lent(1)
+}
+
+// touch notes that p must be committed. q.mu is held.
+func (q *Queue) touch(p *partition) {
+	p.version++
+	if p.version == p.committed+1 {
+		wake(q.commitWake)
+	}
+}
+
+// rearm tells the timer loop when to wake. q.mu is held.
+func (q *Queue) rearm() { wake(q.timerWake) }
+
+// timerLoop ends leases that ran out and makes retries ready.
+func (q *Queue) timerLoop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		q.mu.Lock()
+		next := q.onTime()
+		q.mu.Unlock()
+		q.pace()
+		timer.Reset(next)
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-timer.C:
+		case <-q.timerWake:
+		}
+	}
+}
+
+// onTime does what is due and says how long until the next is. q.mu is held.
+func (q *Queue) onTime() time.Duration {
+	now := q.now()
+	for _, p := range q.rotation {
+		for e := p.timers.first(now); e != nil; e = p.timers.first(now) {
+			switch e.state {
+			case lent:
+				if e.holder.unsend(e.lease) {
+					q.unlend(p, e)
+					continue
+				}
+				q.expired.add(e.lease)
+				q.metrics.settled("expired", 1)
+				e.holder.revoke(e.lease, "the lease ran out")
+				q.failed(p, e, "the lease ran out before the event was settled", -1)
+			case burying:
+				p.timers.clear(e)
+				q.unburied = append(q.unburied, e)
+				wake(q.letterWake)
+			default:
+				p.wake(e)
+			}
+		}
+	}
+	q.dispatch()
+	wait := time.Hour
+	for _, p := range q.rotation {
+		if due, ok := p.timers.next(); ok {
+			wait = min(wait, due-now)
+		}
+	}
+	return max(wait, 0)
+}
+
+// failed ends a lease without success: again after delay (negative: when the
+// retry policy says), or to the dead letters when that was the last attempt.
+func (q *Queue) failed(p *partition, e *entry, why string, delay time.Duration) {
+	q.takeBack(e)
+	q.touch(p)
+	if q.options.Retry.Exhausted(int(e.attempts)) {
+		q.bury(p, e, reasonExhausted, why)
+		return
+	}
+	if delay < 0 {
+		delay = q.options.Retry.Delay(int(e.attempts), rand.Float64())
+	}
+	due := q.now() + delay
+	if next, ok := p.timers.next(); !ok || due < next {
+		q.rearm()
+	}
+	p.retryAt(e, due, why)
+}
+
+// takeBack ends e's lease on the holder's side.
+func (q *Queue) takeBack(e *entry) {
+	delete(q.leases, e.lease)
+	if a := e.holder; a != nil {
+		a.messages--
+		a.bytes -= int64(e.size)
+	}
+	if q.waiters > 0 && (len(q.leases) == 0 || e.tracker.lent <= 1) {
+		q.signal()
+	}
+}
+
+// unlend takes back an event that was lent but never left the queue: it was no attempt.
+func (q *Queue) unlend(p *partition, e *entry) {
+	q.takeBack(e)
+	p.unlendUnseen(e)
+}
+
+// checkRoom wakes the loop that paces when a paused partition has room again. q.mu is held.
+func (q *Queue) checkRoom() {
+	share := int64(trackerBytes / max(1, len(q.trackers)))
+	for _, p := range q.rotation {
+		if p.paused && p.roomy(share) {
+			wake(q.timerWake)
+			return
+		}
+	}
+}
+
+// Ticket names the state of the partitions after a Settle, for Committed.
+type Ticket struct{ versions map[*partition]uint64 }
+
+// Settle takes what borrowers say of leases and answers each in order. The
+// ticket tells Committed what to wait for; its zero value waits for nothing.
+func (q *Queue) Settle(settlements []Settlement) ([]Result, Ticket) {
+	results := make([]Result, len(settlements))
+	var t Ticket
+	var last *partition
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.now()
+	for i := range settlements {
+		p := q.settleOne(&settlements[i], now, &results[i])
+		if p == nil || settlements[i].Word == Extend {
+			continue
+		}
+		if p != last {
+			if t.versions == nil {
+				t.versions = map[*partition]uint64{}
+			}
+			last = p
+		}
+		t.versions[p] = p.version
+	}
+	q.dispatch()
+	q.checkRoom()
+	return results, t
+}
+
+// Committed waits until Kafka has what was settled up to the ticket; false
+// when ctx ends first or a partition went to another instance meanwhile.
+func (q *Queue) Committed(ctx context.Context, t Ticket) bool {
+	return len(t.versions) == 0 || q.awaitCommit(ctx, t.versions)
+}
+
+// SettleCommitted is Settle and Committed in one: what was accepted is
+// answered Committed if Kafka has it when this returns.
+func (q *Queue) SettleCommitted(ctx context.Context, settlements []Settlement) []Result {
+	results, ticket := q.Settle(settlements)
+	if len(ticket.versions) == 0 || !q.Committed(ctx, ticket) {
+		return results
+	}
+	for i := range results {
+		if results[i].Outcome == Accepted && settlements[i].Word != Extend {
+			results[i].Outcome = Committed
+		}
+	}
+	return results
+}
+
+// settleOne applies one settlement; it returns the partition it changed.
+func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partition {
+	r.ID = s.ID
+	e := q.leases[s.ID]
+	if e == nil {
+		r.Outcome = q.gone(s.ID)
+		q.metrics.settled(r.Outcome.String(), 1)
+		return nil
+	}
+	p := q.trackers[e.partition()]
+	r.Outcome = Accepted
+	if s.Word != Extend {
+		q.metrics.settled(s.Word.String(), 1)
+	}
+	switch s.Word {
+	case Ack, Drop:
+		q.takeBack(e)
+		q.touch(p)
+		p.settle(e)
+	case Nack:
+		delay := time.Duration(-1)
+		if s.HasDelay {
+			delay = s.Delay
+		}
+		q.failed(p, e, s.Reason, delay)
+	case Reject:
+		q.takeBack(e)
+		q.touch(p)
+		q.bury(p, e, reasonRejected, s.Reason)
+	case Extend:
+		p.extend(e, now+s.Lease)
+		r.Deadline = q.start.Add(e.due)
+	}
+	return p
+}
+
+func (e *entry) partition() broker.TopicPartition {
+	return broker.TopicPartition{Topic: e.record.Topic, Partition: e.record.Partition}
+}
+
+// gone says why there is no such lease.
+func (q *Queue) gone(id ID) Outcome {
+	switch {
+	case id.Instance() != q.instance:
+		return WrongInstance
+	case uint64(id)&(1<<sequenceBits-1) > q.sequence.Load():
+		return UnknownID
+	case q.expired.has(id):
+		return LeaseExpired
+	}
+	return Stale
+}
+
+// awaitCommit waits until each partition's version is in Kafka; false if one
+// of them will not be.
+func (q *Queue) awaitCommit(ctx context.Context, versions map[*partition]uint64) bool {
+	gone := false
+	return q.await(ctx, func() bool {
+		for p, version := range versions {
+			if p.committed >= version {
+				continue
+			}
+			if q.trackers[p.at] != p {
+				gone = true
+				return true
+			}
+			wake(q.commitWake)
+			wake(q.commitNow)
+			return false
+		}
+		return true
+	}) && !gone
+}
+
+// commitLoop commits what changed, at most every commitInterval. A settlement
+// that waits for its commit starts one at once, and those that come while it
+// is under way share the next.
+func (q *Queue) commitLoop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-q.commitWake:
+		}
+		timer.Reset(commitInterval)
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-timer.C:
+		case <-q.commitNow:
+		}
+		q.commit(q.ctx, nil)
+	}
+}
+
+// commit writes the positions of the given partitions (nil: of all that
+// changed) and tells who waits.
+func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool) {
+	select {
+	case q.committing <- struct{}{}:
+		defer func() { <-q.committing }()
+	case <-ctx.Done():
+		return
+	}
+	what := map[broker.TopicPartition]broker.Committing{}
+	versions := map[*partition]uint64{}
+	q.mu.Lock()
+	for tp, p := range q.trackers {
+		if p.stopped || p.version == p.committed || only != nil && !only[tp] {
+			continue
+		}
+		offset, metadata := p.commit()
+		what[tp] = broker.Committing{Offset: offset, Metadata: metadata}
+		versions[p] = p.version
+	}
+	q.mu.Unlock()
+	if len(what) == 0 {
+		return
+	}
+	refused, err := q.consumer.Commit(ctx, what)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	failed := false
+	for p, version := range versions {
+		if why := errors.Join(err, refused[p.at]); why != nil {
+			failed = true
+			q.metrics.commitFailed(1)
+			if q.ctx.Err() == nil {
+				q.log.Warn("a commit failed; it is tried again", "partition", p.at.String(), "offset", what[p.at].Offset, "error", why)
+			}
+			continue
+		}
+		p.committed = max(p.committed, version)
+	}
+	if failed && only == nil {
+		time.AfterFunc(commitRetry, func() { wake(q.commitWake) })
+	}
+	for _, p := range q.trackers {
+		if p.version != p.committed && !failed {
+			wake(q.commitWake)
+			break
+		}
+	}
+	q.signal()
+}
+
+// commitRetry is the wait after a failed commit.
+const commitRetry = time.Second
+
+// Backlog is how many events this instance has still to deliver, as far as it
+// knows: those it holds and those behind them in its partitions.
+func (q *Queue) Backlog() int64 {
+	ends := q.consumer.Ends()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := int64(0)
+	for tp, p := range q.trackers {
+		n += int64(p.unsettled - p.lent)
+		if end := ends[tp]; end > p.next {
+			n += end - p.next
+		}
+	}
+	return n
+}

@@ -1,0 +1,88 @@
+package delivery
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/postern-dev/postern/internal/setting"
+)
+
+// Retry says when an event that was not acknowledged is lent again, and when
+// that is enough.
+type Retry struct {
+	// MaxAttempts is how often an event is lent before it is dead-lettered. Default 10.
+	MaxAttempts int `yaml:"max_attempts"`
+	// MinBackoff is the wait before the second attempt; it doubles from there. Default 1s.
+	MinBackoff time.Duration `yaml:"min_backoff"`
+	// MaxBackoff bounds the wait. Default 10m.
+	MaxBackoff time.Duration `yaml:"max_backoff"`
+	// Schedule lists the waits before the second, third, ... attempt instead;
+	// max_attempts is then its length plus one.
+	Schedule []time.Duration `yaml:"schedule"`
+}
+
+// jitter spreads retries by this share in both directions, so that events
+// that failed together do not come back together.
+const jitter = 0.2
+
+// WithDefaults returns r with empty settings filled in.
+func (r Retry) WithDefaults() Retry {
+	if len(r.Schedule) > 0 {
+		r.MaxAttempts = len(r.Schedule) + 1
+	}
+	if r.MaxAttempts == 0 {
+		r.MaxAttempts = 10
+	}
+	if r.MinBackoff == 0 {
+		r.MinBackoff = time.Second
+	}
+	if r.MaxBackoff == 0 {
+		r.MaxBackoff = max(10*time.Minute, r.MinBackoff)
+	}
+	return r
+}
+
+// Validate reports everything wrong with r, each as a *setting.Error.
+func (r Retry) Validate() []error {
+	var errs []error
+	bad := func(path, format string, args ...any) {
+		errs = append(errs, &setting.Error{Path: "retry." + path, Message: fmt.Sprintf(format, args...)})
+	}
+	if r.MaxAttempts < 0 || r.MaxAttempts > 1000 {
+		bad("max_attempts", "%d is out of range: 1 to 1000", r.MaxAttempts)
+	}
+	if r.MinBackoff < 0 || r.MaxBackoff < 0 {
+		bad("min_backoff", "a backoff cannot be negative")
+	}
+	if r.MaxBackoff > 0 && r.MinBackoff > r.MaxBackoff {
+		bad("max_backoff", "%s is below min_backoff %s", r.MaxBackoff, r.MinBackoff)
+	}
+	if len(r.Schedule) > 0 && r.MaxAttempts != 0 && r.MaxAttempts != len(r.Schedule)+1 {
+		bad("max_attempts", "%d contradicts the schedule of %d waits: leave it out", r.MaxAttempts, len(r.Schedule))
+	}
+	for i, d := range r.Schedule {
+		if d < 0 {
+			bad(fmt.Sprintf("schedule[%d]", i), "a wait cannot be negative")
+		}
+	}
+	return errs
+}
+
+// Exhausted reports whether an event that failed its attempt-th time is out of attempts.
+func (r Retry) Exhausted(attempt int) bool { return attempt >= r.MaxAttempts }
+
+// Delay is the wait after the attempt-th failure. random is from [0, 1).
+func (r Retry) Delay(attempt int, random float64) time.Duration {
+	var d time.Duration
+	switch {
+	case len(r.Schedule) > 0:
+		d = r.Schedule[min(attempt, len(r.Schedule))-1]
+	default:
+		d = r.MinBackoff
+		for i := 1; i < attempt && d < r.MaxBackoff; i++ {
+			d *= 2
+		}
+		d = min(d, r.MaxBackoff)
+	}
+	return d + time.Duration(jitter*(2*random-1)*float64(d))
+}

@@ -1,0 +1,387 @@
+package delivery
+
+import (
+	"hash/maphash"
+	"time"
+
+	"github.com/postern-dev/postern/event"
+)
+
+// Tracker knows what became of each event of one assigned partition. It is
+// pure: no goroutine, no clock, no lock; its owner is a Queue.
+//
+// Entries stand in a list by offset. An unsettled entry keeps its event; a
+// settled one is merged with settled neighbours into a single run, so memory
+// follows what is unsettled, not what was read. The list never begins with a
+// run: the first unsettled offset, or the next one to be offered, is what may
+// be committed, and the runs above it are the sparse acks of the metadata.
+//
+// Entries of one lane (a record key's, or the whole partition's) stand behind
+// one another, and only the first may be lent. An entry without a lane waits
+// for nobody. What may be lent now stands in the ready list, first come first
+// served; what waits for a time (a lease's end, a retry) is in the timers.
+type Tracker struct {
+	order Order
+	retry Retry
+	seed  maphash.Seed
+
+	topicID [16]byte
+	epoch   uint64
+
+	first, last *entry // by offset; first is never a run
+	next        int64  // the lowest offset that may still be offered
+	restored    progress
+	lanes       map[uint64]*entry // head of each lane that has entries
+	tails       map[uint64]*entry
+	readyFirst  *entry
+	readyLast   *entry
+	timers      timers
+
+	bytes     int64 // of unsettled events
+	unsettled int
+	lent      int
+	runs      int   // settled runs in the list
+	runsEnd   int64 // end of the highest settled run or lent entry so far
+	attempted int   // unsettled entries lent at least once
+	repeated  int   // ... more than once
+	repeats   int64 // offered below next and dropped
+}
+
+type state uint8
+
+const (
+	queued  state = iota // behind another entry of its lane, or about to be ready
+	ready                // in the ready list
+	lent                 // with a borrower until due
+	waiting              // for its next attempt at due
+	burying              // its dead letter is being written
+	settled              // a run
+)
+
+// entry is one unsettled event or a run of settled ones.
+type entry struct {
+	prev, next *entry // by offset
+	behind     *entry // the next of its lane
+	after      *entry // the next in the ready list
+	tracker    *Tracker
+	record     *event.Record // nil in a run
+	holder     *Attachment   // while lent
+	failure    string        // why the last attempt failed
+	reason     string        // of the dead letter, while burying
+	lane       uint64        // hash of its lane; 0 has none
+	from, to   int64         // [from, to); to is from+1 but for runs
+	due        time.Duration // since the queue's start: end of the lease, or next attempt
+	firstLent  time.Duration // 0: not lent by this owner
+	lease      ID            // of the current lease
+	until      time.Duration // the lease may not be extended past this
+	attempts   int32
+	timer      int32 // index in timers plus one; 0: none
+	size       int32
+	buryTries  int8
+	state      state
+}
+
+// newTracker makes the tracker of a partition that begins at offset, with what
+// the last owner's commit said.
+func newTracker(order Order, retry Retry, offset int64, restored progress) *Tracker {
+	return &Tracker{
+		order: order, retry: retry, seed: maphash.MakeSeed(),
+		topicID: restored.topicID, epoch: restored.epoch, next: offset, runsEnd: offset, restored: restored,
+		lanes: map[uint64]*entry{}, tails: map[uint64]*entry{},
+	}
+}
+
+// offer takes the partition's next event. One at or below an offset offered
+// before is dropped (a leader move may repeat offsets): false.
+func (t *Tracker) offer(r *event.Record) bool {
+	if r.Offset < t.next {
+		t.repeats++
+		return false
+	}
+	t.next = r.Offset + 1
+	if t.wasSettled(r.Offset) {
+		t.append(&entry{tracker: t, from: r.Offset, to: r.Offset + 1, state: settled})
+		t.mergeRun(t.last)
+		t.trim()
+		return true
+	}
+	e := &entry{tracker: t, record: r, from: r.Offset, to: r.Offset + 1, size: int32(r.Size()), attempts: t.hadAttempts(r.Offset)}
+	t.append(e)
+	t.unsettled++
+	t.bytes += int64(e.size)
+	t.countAttempts(e, 1)
+	e.lane = t.laneOf(r)
+	if e.lane == 0 {
+		t.makeReady(e)
+		return true
+	}
+	if tail := t.tails[e.lane]; tail != nil {
+		tail.behind = e
+	} else {
+		t.lanes[e.lane] = e
+		t.makeReady(e)
+	}
+	t.tails[e.lane] = e
+	return true
+}
+
+// wasSettled asks the restored progress, and forgets what lies below.
+func (t *Tracker) wasSettled(offset int64) bool {
+	s := t.restored.settled
+	for len(s) > 0 && s[0].to <= offset {
+		s = s[1:]
+	}
+	t.restored.settled = s
+	return len(s) > 0 && s[0].from <= offset
+}
+
+func (t *Tracker) hadAttempts(offset int64) int32 {
+	a := t.restored.attempts
+	for len(a) > 0 && a[0].offset < offset {
+		a = a[1:]
+	}
+	t.restored.attempts = a
+	if len(a) > 0 && a[0].offset == offset {
+		t.restored.attempts = a[1:]
+		return int32(a[0].count)
+	}
+	return 0
+}
+
+// laneOf hashes the lane with 64 bits: two keys that collide wait for each
+// other, which keeps every promise but independence, once in 2^64.
+func (t *Tracker) laneOf(r *event.Record) uint64 {
+	switch {
+	case t.order == OrderPartition:
+		return 1
+	case t.order == OrderKey && r.Key != nil:
+		return maphash.Bytes(t.seed, r.Key) | 1<<63
+	}
+	return 0
+}
+
+func (t *Tracker) append(e *entry) {
+	e.prev = t.last
+	if t.last != nil {
+		t.last.next = e
+	} else {
+		t.first = e
+	}
+	t.last = e
+}
+
+func (t *Tracker) unlink(e *entry) {
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		t.first = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	} else {
+		t.last = e.prev
+	}
+}
+
+func (t *Tracker) makeReady(e *entry) {
+	e.state, e.after = ready, nil
+	if t.readyLast != nil {
+		t.readyLast.after = e
+	} else {
+		t.readyFirst = e
+	}
+	t.readyLast = e
+}
+
+// peek gives the entry that lend would lend, nil when there is none or its
+// settlement might not fit the metadata.
+func (t *Tracker) peek() *entry {
+	e := t.readyFirst
+	if e == nil || !t.fits(e) {
+		return nil
+	}
+	return e
+}
+
+// fits reports whether the metadata would still fit if e were lent, whatever
+// becomes of everything that is lent. The first entry always fits: settling it
+// only takes away.
+func (t *Tracker) fits(e *entry) bool {
+	if e == t.first {
+		return true
+	}
+	end := max(t.runsEnd, e.to)
+	if n := len(t.restored.settled); n > 0 {
+		end = max(end, t.restored.settled[n-1].to)
+	}
+	if n := len(t.restored.attempts); n > 0 {
+		end = max(end, t.restored.attempts[n-1].offset+1)
+	}
+	width := end - t.first.from
+	size := setBound(t.runs+len(t.restored.settled)+t.lent+1, width) +
+		setBound(t.attempted+len(t.restored.attempts)+1, width) +
+		repeatsBound(t.repeated+len(t.restored.attempts)+1, width)
+	return size <= metadataMaxSets
+}
+
+// lend lends the entry that peek gave.
+func (t *Tracker) lend(e *entry, id ID, holder *Attachment, now, due, until time.Duration) {
+	t.readyFirst = e.after
+	if t.readyFirst == nil {
+		t.readyLast = nil
+	}
+	e.after = nil
+	t.countAttempts(e, -1)
+	e.attempts++
+	t.countAttempts(e, 1)
+	e.state, e.lease, e.holder, e.due, e.until = lent, id, holder, due, until
+	if e.firstLent == 0 {
+		e.firstLent = max(now, 1)
+	}
+	t.lent++
+	t.runsEnd = max(t.runsEnd, e.to)
+	t.timers.set(e)
+}
+
+// extend moves the end of e's lease.
+func (t *Tracker) extend(e *entry, due time.Duration) {
+	e.due = min(due, e.until)
+	t.timers.set(e)
+}
+
+// settle ends e for good.
+func (t *Tracker) settle(e *entry) {
+	t.unlend(e)
+	t.timers.clear(e)
+	t.countAttempts(e, -1)
+	t.unsettled--
+	t.bytes -= int64(e.size)
+	e.state, e.record, e.failure = settled, nil, ""
+	if e.lane != 0 {
+		if e.behind != nil {
+			t.lanes[e.lane] = e.behind
+			t.makeReady(e.behind)
+			e.behind = nil
+		} else {
+			delete(t.lanes, e.lane)
+			delete(t.tails, e.lane)
+		}
+	}
+	t.runsEnd = max(t.runsEnd, e.to)
+	t.mergeRun(e)
+	t.trim()
+}
+
+// retryAt lends e again once due has come.
+func (t *Tracker) retryAt(e *entry, due time.Duration, why string) {
+	t.unlend(e)
+	e.state, e.due, e.failure = waiting, due, why
+	t.timers.set(e)
+}
+
+// bury marks e as out of attempts or rejected; it stays unsettled, and at the
+// head of its lane, until its dead letter is written and settle is called.
+func (t *Tracker) bury(e *entry, why string) {
+	t.unlend(e)
+	t.timers.clear(e)
+	e.state, e.failure = burying, why
+}
+
+func (t *Tracker) unlend(e *entry) {
+	if e.state == lent {
+		t.lent--
+		e.holder = nil
+	}
+}
+
+// unlendUnseen undoes a lend that nobody has seen; e goes first again.
+func (t *Tracker) unlendUnseen(e *entry) {
+	t.unlend(e)
+	t.timers.clear(e)
+	t.countAttempts(e, -1)
+	e.attempts--
+	t.countAttempts(e, 1)
+	e.state, e.after = ready, t.readyFirst
+	t.readyFirst = e
+	if t.readyLast == nil {
+		t.readyLast = e
+	}
+}
+
+// wake makes an entry ready whose retry has come due.
+func (t *Tracker) wake(e *entry) {
+	t.timers.clear(e)
+	t.makeReady(e)
+}
+
+// mergeRun joins the settled e with settled neighbours.
+func (t *Tracker) mergeRun(e *entry) {
+	t.runs++
+	if p := e.prev; p != nil && p.state == settled {
+		e.from = p.from
+		t.unlink(p)
+		t.runs--
+	}
+	if n := e.next; n != nil && n.state == settled {
+		e.to = n.to
+		t.unlink(n)
+		t.runs--
+	}
+}
+
+// trim drops the settled run at the front: it is what the offset commits.
+func (t *Tracker) trim() {
+	if t.first != nil && t.first.state == settled {
+		t.unlink(t.first)
+		t.runs--
+	}
+}
+
+func (t *Tracker) countAttempts(e *entry, by int) {
+	if e.attempts >= 1 {
+		t.attempted += by
+	}
+	if e.attempts >= 2 {
+		t.repeated += by
+	}
+}
+
+// position is the offset that may be committed: everything below is settled.
+func (t *Tracker) position() int64 {
+	if t.first != nil {
+		return t.first.from
+	}
+	return t.next
+}
+
+// commit gives the offset and metadata to commit now.
+func (t *Tracker) commit() (offset int64, metadata string) {
+	p := progress{topicID: t.topicID, base: t.position(), epoch: t.epoch}
+	for e := t.first; e != nil; e = e.next {
+		if e.state == settled {
+			p.settled = append(p.settled, span{e.from, e.to})
+		} else if e.attempts > 0 {
+			p.attempts = append(p.attempts, attempts{e.from, int(e.attempts)})
+		}
+	}
+	// What was restored and not yet read again stays known.
+	for _, s := range t.restored.settled {
+		s.from = max(s.from, t.next, p.base)
+		switch n := len(p.settled); {
+		case s.to <= s.from:
+		case n > 0 && p.settled[n-1].to == s.from:
+			p.settled[n-1].to = s.to
+		default:
+			p.settled = append(p.settled, s)
+		}
+	}
+	for _, a := range t.restored.attempts {
+		if a.offset >= t.next {
+			p.attempts = append(p.attempts, a)
+		}
+	}
+	if p.empty() {
+		return p.base, ""
+	}
+	return p.base, p.encode()
+}

@@ -1,0 +1,66 @@
+package publish
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/postern-dev/postern/fault"
+)
+
+// metrics of publishing, by OpenTelemetry's messaging names where there is one.
+type metrics struct {
+	sent     metric.Int64Counter
+	failures metric.Int64Counter
+	duration metric.Float64Histogram
+
+	mu     sync.RWMutex
+	topics map[string]metric.MeasurementOption // made once a topic: making a set costs more than counting
+}
+
+// maxTopics bounds the topics that get their own series; the rest share "other".
+const maxTopics = 1000
+
+func newMetrics(meter metric.Meter) *metrics {
+	sent, _ := meter.Int64Counter("messaging.client.sent.messages", metric.WithDescription("Events stored in Kafka"))
+	failures, _ := meter.Int64Counter("postern.publish.failures", metric.WithDescription("Events not stored, or not surely, by reason"))
+	duration, _ := meter.Float64Histogram("messaging.client.operation.duration", metric.WithUnit("s"),
+		metric.WithDescription("From a publish request to its last answer from Kafka"),
+		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
+	return &metrics{sent: sent, failures: failures, duration: duration, topics: map[string]metric.MeasurementOption{}}
+}
+
+func (m *metrics) attributes(topic string) metric.MeasurementOption {
+	m.mu.RLock()
+	set, ok := m.topics[topic]
+	m.mu.RUnlock()
+	if ok {
+		return set
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.topics) >= maxTopics {
+		topic = "other"
+	}
+	set = metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("messaging.system", "kafka"),
+		attribute.String("messaging.operation.name", "publish"),
+		attribute.String("messaging.destination.name", topic)))
+	m.topics[topic] = set
+	return set
+}
+
+func (m *metrics) stored(topic string, n int64, took time.Duration) {
+	set := m.attributes(topic)
+	if n > 0 {
+		m.sent.Add(context.Background(), n, set)
+	}
+	m.duration.Record(context.Background(), took.Seconds(), set)
+}
+
+func (m *metrics) failed(topic string, reason fault.Reason) {
+	m.failures.Add(context.Background(), 1, m.attributes(topic), metric.WithAttributes(attribute.String("reason", string(reason))))
+}

@@ -1,0 +1,60 @@
+# Everything there is to do here; `make` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+CACHE   := $(or $(EVENT_TOOLS),$(HOME)/.cache/event-tools)/bin
+GOFUMPT := go tool -modfile=tools/go.mod gofumpt
+FUZZTIME ?= 30s
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/postern
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/postern ./cmd/gateway
+
+run: build ## the gateway with a broker of its own; ARGS="--memory" and the like
+	./bin/postern dev $(ARGS)
+
+test: ## every test that needs nothing but Go, with and without simulated time
+	go test ./...
+	go test -tags synctests ./delivery/... ./internal/gateway/... ./broker/...
+
+race: ## the tests where goroutines meet, under the race detector
+	go test -race -tags synctests ./broker/... ./delivery/... ./publish/... ./subscribe/... ./tail/... ./internal/... ./history/...
+
+test-kafka: ## the suites on a real Kafka: KAFKA_BOOTSTRAP's, or 1 and 3 brokers started here
+	tools/test-kafka
+
+faults-kill: ## kill -9 the gateway three times under load on a real Kafka, then check every event's history
+	tools/kill-story
+
+bench: ## publish and subscribe against floors and the Kafka client, on a real Kafka; ARGS="-quick -only NAME"
+	tools/bench $(ARGS)
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@set -e; for f in $$(grep -rlE '^func Fuzz' --include=*_test.go .); do \
+	  for t in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$f | cut -c6-); do \
+	    echo "== $$t"; go test ./$$(dirname $$f) -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME); done; done
+
+generate: ## Go and OpenAPI from the protos, docs from the code
+	tools/provision buf >/dev/null
+	$(CACHE)/buf generate
+	go generate ./...
+
+check-generated: generate ## fails if what is generated is not what is committed
+	@git diff --exit-code --stat -- '*.pb.go' '*.pb.gw.go' internal/server/openapi docs || { echo 'generated files are not current: commit what make generate made'; exit 1; }
+
+lint: ## buf lint, gofumpt, golangci-lint
+	tools/provision buf golangci-lint >/dev/null
+	$(CACHE)/buf lint
+	@out=$$($(GOFUMPT) -l $$(git ls-files '*.go' | grep -v '\.pb\.')); [ -z "$$out" ] || { echo "not gofumpt'ed:"; echo "$$out"; exit 1; }
+	$(CACHE)/golangci-lint run
+
+breaking: ## fails if the protos break main's callers
+	tools/provision buf >/dev/null
+	$(CACHE)/buf breaking --against '.git#branch=main'
+
+clean: ## what was built
+	rm -rf bin
+
+.PHONY: help build run test race test-kafka faults-kill bench fuzz generate check-generated lint breaking clean

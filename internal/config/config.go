@@ -1,0 +1,120 @@
+// Package config owns the way from a file, the environment and flags to one
+// Config made of the packages' own Options: flag over environment over file
+// over default. A setting has one name: kafka.brokers in the file,
+// POSTERN_KAFKA_BROKERS in the environment, --kafka-brokers as a flag.
+//
+// What a setting means, and its limits, is with the package that reads it.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/internal/server"
+	"github.com/postern-dev/postern/internal/setting"
+	"github.com/postern-dev/postern/internal/telemetry"
+	"github.com/postern-dev/postern/publish"
+	"github.com/postern-dev/postern/schema"
+	"github.com/postern-dev/postern/subscription"
+
+	"time"
+)
+
+// Config is everything people can set.
+type Config struct {
+	// Kafka says how to reach the cluster.
+	Kafka broker.Options `yaml:"kafka"`
+	// Listen says where callers come in.
+	Listen server.Options `yaml:"listen"`
+	// Authz says who may come in.
+	Authz Authz `yaml:"authz"`
+	// Publish bounds publishing.
+	Publish publish.Options `yaml:"publish"`
+	// Topics are rules for topics; the first that matches wins.
+	Topics []TopicRule `yaml:"topics"`
+	// Subscriptions are declared here; webhooks among them run as long as the gateway does.
+	Subscriptions []subscription.Spec `yaml:"subscriptions"`
+	// Telemetry says where logs, metrics and traces go.
+	Telemetry telemetry.Options `yaml:"telemetry"`
+	// DrainTimeout bounds an orderly stop. Default 25s.
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
+}
+
+// Authz settings.
+type Authz struct {
+	// Mode is "loopback" (default: only this machine) or "open" (everyone who can reach the address).
+	Mode string `yaml:"mode"`
+}
+
+// TopicRule is a rule for the topics that match.
+type TopicRule struct {
+	// Match is a glob over topic names: orders.*
+	Match string `yaml:"match"`
+	// Schema says what is done with payloads.
+	Schema schema.Rules `yaml:"schema"`
+}
+
+const defaultDrain = 25 * time.Second
+
+// WithDefaults returns c with empty settings filled in.
+func (c Config) WithDefaults() Config {
+	c.Kafka, c.Listen, c.Publish = c.Kafka.WithDefaults(), c.Listen.WithDefaults(), c.Publish.WithDefaults()
+	c.Listen.Open = c.Authz.Mode == "open"
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = defaultDrain
+	}
+	return c
+}
+
+// Validate reports everything wrong with c, each as a *setting.Error with its whole path.
+func (c Config) Validate() error {
+	c.Listen.Open = c.Authz.Mode == "open"
+	errs := []error{
+		setting.Under("kafka", c.Kafka.Validate()),
+		setting.Under("listen", c.Listen.Validate()),
+		setting.Under("telemetry", c.Telemetry.Validate()),
+	}
+	bad := func(at, format string, args ...any) {
+		errs = append(errs, &setting.Error{Path: at, Message: fmt.Sprintf(format, args...)})
+	}
+	if m := c.Authz.Mode; m != "" && m != "loopback" && m != "open" {
+		bad("authz.mode", "%q is not offered: use loopback or open", m)
+	}
+	if c.DrainTimeout < 0 {
+		bad("drain_timeout", "it cannot be negative")
+	}
+	if c.Publish.MaxWait < 0 {
+		bad("publish.max_wait", "it cannot be negative")
+	}
+	for i, t := range c.Topics {
+		at := fmt.Sprintf("topics[%d]", i)
+		if _, err := path.Match(t.Match, ""); err != nil || t.Match == "" {
+			bad(at+".match", "%q is not a glob over topic names such as orders.*", t.Match)
+		}
+		if err := t.Schema.Validate(); err != nil {
+			bad(at+".schema.value.rule", "%v", err)
+		}
+	}
+	seen := map[string]int{}
+	for i, s := range c.Subscriptions {
+		at := fmt.Sprintf("subscriptions[%d]", i)
+		errs = append(errs, setting.Under(at, s.Validate()))
+		if first, twice := seen[s.Name]; twice && s.Name != "" {
+			bad(at+".name", "%q is declared before as subscriptions[%d]", s.Name, first)
+		}
+		seen[s.Name] = i
+	}
+	return errors.Join(errs...)
+}
+
+// Lookup finds a declared subscription.
+func (c Config) Lookup(name string) (subscription.Spec, bool) {
+	for _, s := range c.Subscriptions {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return subscription.Spec{}, false
+}

@@ -1,0 +1,274 @@
+// Package gateway wires the parts into the program, and owns the order in which
+// they start and stop. It decides nothing else.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/grpc"
+
+	"github.com/postern-dev/postern/authz"
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/webhook"
+	"github.com/postern-dev/postern/internal/config"
+	"github.com/postern-dev/postern/internal/server"
+	"github.com/postern-dev/postern/internal/telemetry"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+	"github.com/postern-dev/postern/publish"
+	"github.com/postern-dev/postern/schema"
+	"github.com/postern-dev/postern/subscribe"
+	"github.com/postern-dev/postern/subscription"
+	"github.com/postern-dev/postern/tail"
+)
+
+// Gateway is the program.
+type Gateway struct {
+	config    config.Config
+	log       *slog.Logger
+	telemetry *telemetry.Telemetry
+	kafka     *broker.Client
+	producer  *broker.Producer
+	queues    *delivery.Queues
+	server    *server.Server
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+
+	drainBegan    chan struct{}
+	drainDeadline atomic.Int64 // UnixNano
+}
+
+// Options are what no configuration sets.
+type Options struct {
+	Version string
+	Log     *slog.Logger
+	// WebhookDial opens connections to webhook endpoints; nil is the network. Tests pass a virtual one.
+	WebhookDial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// New builds a gateway of a valid configuration and opens its addresses.
+// Kafka need not be there yet.
+func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
+	g := &Gateway{config: c, log: o.Log, drainBegan: make(chan struct{}), dial: o.WebhookDial}
+	c.Kafka.Logger = o.Log
+	var err error
+	if g.kafka, err = broker.New(c.Kafka); err != nil {
+		return nil, err
+	}
+	if g.producer, err = g.kafka.NewProducer(); err != nil {
+		g.kafka.Close()
+		return nil, err
+	}
+	if err := g.build(ctx, o); err != nil {
+		g.producer.Close()
+		g.kafka.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Gateway) build(ctx context.Context, o Options) error {
+	var err error
+	if g.telemetry, err = telemetry.Start(ctx, g.config.Telemetry, "postern", o.Version, "", g.log); err != nil {
+		return err
+	}
+	validator, err := protovalidate.New(protovalidate.WithMessages(
+		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
+		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}))
+	if err != nil {
+		return fmt.Errorf("compile the requests' rules: %w", err)
+	}
+	policy := authz.Open()
+	publisher := publish.New(g.config.Publish, policy, &schema.Checker{}, g.producer, g.telemetry.Tracer, g.telemetry.Meter)
+	g.queues = delivery.NewQueues(g.kafka, g.producer, g.log, g.telemetry.Meter)
+	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
+	subscriber := subscribe.NewServer(g.queues, g.config, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
+
+	g.server, err = server.New(g.config.Listen, server.Parts{
+		Register: func(r grpc.ServiceRegistrar) {
+			posternv1.RegisterPublisherServer(r, publish.NewServer(publisher, validator, g.drainBegan, g.deadline))
+			posternv1.RegisterSubscriberServer(r, subscriber)
+			posternv1.RegisterTopicsServer(r, tails)
+		},
+		Gateway: []server.GatewayRegister{
+			posternv1.RegisterPublisherHandler, posternv1.RegisterSubscriberHandler, posternv1.RegisterTopicsHandler,
+		},
+		Routes: []server.Route{
+			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events},
+			{Pattern: "OPTIONS /v1/topics/{topic}/events", Handle: publisher.Handshake},
+			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events},
+			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events},
+		},
+		Admin:     g.telemetry.Handler(),
+		Validator: validator,
+		MaxBody:   int64(g.config.Publish.MaxBodyBytes),
+		Log:       g.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.server.SetReady("Kafka has not answered yet")
+	return g.server.Listen()
+}
+
+// Addrs are the addresses that are listened on.
+func (g *Gateway) Addrs() server.Addrs { return g.server.Addrs }
+
+// Instance names this gateway in leases.
+func (g *Gateway) Instance() string { return g.queues.Instance().String() }
+
+func (g *Gateway) deadline() time.Time { return time.Unix(0, g.drainDeadline.Load()) }
+
+// Run serves until ctx ends, then stops in order: not ready; nothing new is
+// lent, while settlements still arrive; what is lent is settled or the drain
+// time is over; positions are committed and the groups left; what is produced
+// is answered; the servers stop; telemetry is flushed.
+func (g *Gateway) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	served := make(chan error, 1)
+	go func() { served <- g.server.Run() }()
+	work.Go(func() { g.watchKafka(working) })
+	pushing, stopPushing := context.WithCancel(working)
+	defer stopPushing()
+	var pushes sync.WaitGroup
+	for _, spec := range g.config.Subscriptions {
+		if spec.Webhook != nil {
+			pushes.Go(func() { g.push(pushing, spec) })
+		}
+	}
+
+	var failed error
+	select {
+	case <-ctx.Done():
+	case failed = <-served:
+	}
+	began := time.Now()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.DrainTimeout)
+	defer cancel()
+	g.drainDeadline.Store(time.Now().Add(g.config.DrainTimeout).UnixNano())
+	g.server.SetReady("draining")
+	g.log.Info("draining", "limit", g.config.DrainTimeout)
+	close(g.drainBegan)
+	g.queues.Close(limit) // ends every attachment, so the pushers end too
+	stopPushing()
+	pushes.Wait()
+	if err := g.producer.Flush(limit); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("events were still unanswered when the drain time was over: %w", err))
+	}
+	stopping, cancelStop := context.WithTimeout(limit, stopGrace)
+	defer cancelStop()
+	g.server.Stop(stopping)
+	stopWork()
+	work.Wait()
+	g.producer.Close()
+	g.kafka.Close()
+	if err := g.telemetry.Stop(stopping); err != nil {
+		g.log.Warn("telemetry was not sent to the end", "error", err)
+	}
+	g.log.Info("stopped", "after", time.Since(began).Round(time.Millisecond))
+	return failed
+}
+
+// stopGrace bounds the wait for streams that a client keeps open after its
+// drain notice.
+const stopGrace = 2 * time.Second
+
+// How often Kafka is asked whether it is there, and how often it is said again that it is not.
+const (
+	pingEvery = 2 * time.Second
+	sayEvery  = 30 * time.Second
+)
+
+// watchKafka binds readiness to Kafka's answering.
+func (g *Gateway) watchKafka(ctx context.Context) {
+	ready, said := false, time.Time{}
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		ping, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := g.kafka.Ping(ping)
+		cancel()
+		switch {
+		case ctx.Err() != nil || g.isDraining():
+			return
+		case err == nil && !ready:
+			ready = true
+			g.server.SetReady("")
+			g.log.Info("Kafka answers", "brokers", g.config.Kafka.Brokers)
+		case err != nil && (ready || time.Since(said) >= sayEvery):
+			ready, said = false, time.Now()
+			g.server.SetReady("Kafka does not answer")
+			g.log.Warn("Kafka does not answer; trying on", "brokers", g.config.Kafka.Brokers, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.drainBegan:
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (g *Gateway) isDraining() bool {
+	select {
+	case <-g.drainBegan:
+		return true
+	default:
+		return false
+	}
+}
+
+// Waits between tries to begin a webhook subscription whose topic or Kafka is missing.
+const (
+	pushRetryMin = time.Second
+	pushRetryMax = 30 * time.Second
+)
+
+// push keeps one webhook subscription running.
+func (g *Gateway) push(ctx context.Context, spec subscription.Spec) {
+	wait := pushRetryMin
+	for ctx.Err() == nil {
+		err := g.pushOnce(ctx, spec)
+		if ctx.Err() != nil || g.isDraining() {
+			return
+		}
+		g.log.Warn("webhook subscription is not running; trying again", "subscription", spec.Name, "after", wait, "error", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		case <-g.drainBegan:
+		}
+		wait = min(wait*2, pushRetryMax)
+	}
+}
+
+func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
+	pusher, err := webhook.New(spec.Name, *spec.Webhook, webhook.Environment{
+		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial,
+	})
+	if err != nil {
+		return err
+	}
+	queue, err := g.queues.Open(ctx, spec.Queue())
+	if err != nil {
+		return err
+	}
+	defer g.queues.Release(queue, 0)
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: pusher.Window(), Lease: pusher.Lease(), Client: "webhook"})
+	if err != nil {
+		return err
+	}
+	defer attachment.Detach(0)
+	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics)
+	return pusher.Run(ctx, attachment, queue)
+}

@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
@@ -76,12 +77,14 @@ type Publisher struct {
 	schemas  *schema.Checker
 	producer Producer
 	tracer   trace.Tracer
+	tracing  bool // somebody takes spans, so that traces may begin here
 	metrics  *metrics
 }
 
 // New makes a Publisher.
 func New(o Options, policy authz.Policy, schemas *schema.Checker, producer Producer, tracer trace.Tracer, meter metric.Meter) *Publisher {
-	return &Publisher{o.WithDefaults(), policy, schemas, producer, tracer, newMetrics(meter)}
+	_, silent := tracer.(noop.Tracer)
+	return &Publisher{o.WithDefaults(), policy, schemas, producer, tracer, !silent, newMetrics(meter)}
 }
 
 // Options tells the limits in force.
@@ -149,7 +152,7 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, topic string,
 		receipts: make([]Receipt, len(events)), answers: make(chan answer, len(events)), answered: make([]bool, len(events)),
 	}
 	parent := trace.SpanContextFromContext(ctx)
-	if parent.IsSampled() {
+	if parent.IsSampled() || !parent.IsValid() && p.tracing {
 		pending.spans = make([]trace.Span, len(events))
 	}
 	for i := range events {
@@ -184,8 +187,9 @@ func (p *Publisher) record(ctx context.Context, topic string, e *event.Event) (*
 	return r, nil
 }
 
-// carryTrace writes the context of a span of its own, or the caller's, into
-// the record, unless the publisher set the header itself.
+// carryTrace writes the context of the event's own span, or the caller's, into
+// the record, unless the publisher set the header itself. Without a caller's
+// context and without a sampled span the record stays as it was sent.
 func (p *Publisher) carryTrace(ctx context.Context, pending *Pending, i int, r *event.Record) {
 	if _, has := r.Header(event.HeaderTraceParent); has {
 		return
@@ -198,6 +202,9 @@ func (p *Publisher) carryTrace(ctx context.Context, pending *Pending, i int, r *
 			attribute.String("messaging.operation.type", "send"),
 			attribute.String("messaging.destination.name", r.Topic)))
 		pending.spans[i] = span
+		if !span.SpanContext().IsSampled() {
+			return
+		}
 	}
 	otel.GetTextMapPropagator().Inject(ctx, (*headerCarrier)(r))
 }

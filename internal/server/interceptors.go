@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 
 	"buf.build/go/protovalidate"
+	"go.opentelemetry.io/otel"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -58,7 +61,11 @@ func isLoopbackText(address string) bool {
 	return err == nil && isLoopback(host)
 }
 
-func (p *passage) identifyCall(ctx context.Context) (context.Context, error) {
+// enter puts the caller and the caller's trace into the call's context.
+func (p *passage) enter(ctx context.Context) (context.Context, error) {
+	if md, ok := metadata.FromIncomingContext(ctx); ok && len(md["traceparent"]) > 0 {
+		ctx = otel.GetTextMapPropagator().Extract(ctx, metadataCarrier(md))
+	}
 	from, ok := peer.FromContext(ctx)
 	if !ok {
 		return nil, fault.New(fault.Unauthenticated, "the connection has no address")
@@ -75,6 +82,20 @@ func (p *passage) identifyCall(ctx context.Context) (context.Context, error) {
 	return authz.NewContext(ctx, who), nil
 }
 
+// metadataCarrier reads trace headers from a call's metadata.
+type metadataCarrier metadata.MD
+
+func (c metadataCarrier) Get(name string) string {
+	if v := c[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+func (c metadataCarrier) Set(name, value string) { c[name] = []string{value} }
+
+func (c metadataCarrier) Keys() []string { return slices.Collect(maps.Keys(c)) }
+
 // unary is the interceptor of unary calls.
 func (p *passage) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
 	defer func() {
@@ -85,7 +106,7 @@ func (p *passage) unary(ctx context.Context, request any, info *grpc.UnaryServer
 			answer, err = nil, p.leave(ctx, info.FullMethod, err)
 		}
 	}()
-	if ctx, err = p.identifyCall(ctx); err != nil {
+	if ctx, err = p.enter(ctx); err != nil {
 		return nil, err
 	}
 	if m, ok := request.(proto.Message); ok {
@@ -108,7 +129,7 @@ func (p *passage) stream(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 			err = p.leave(ctx, info.FullMethod, err)
 		}
 	}()
-	if ctx, err = p.identifyCall(ctx); err != nil {
+	if ctx, err = p.enter(ctx); err != nil {
 		return err
 	}
 	return handle(srv, &checkedStream{stream, ctx, p.validator, !info.IsClientStream})

@@ -44,7 +44,9 @@ func newMux(pass *passage, o Options, p Parts, loop *grpc.ClientConn) (http.Hand
 			wire.WriteProblem(w, routingFault(r, code))
 		}),
 		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD {
-			return metadata.Pairs(sourceMetadata, authz.FromContext(ctx).Source)
+			md := metadata.Pairs(sourceMetadata, authz.FromContext(ctx).Source)
+			otel.GetTextMapPropagator().Inject(ctx, metadataCarrier(md))
+			return md
 		}),
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // nothing of a caller's headers is ours to trust
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),

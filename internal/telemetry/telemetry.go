@@ -27,6 +27,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/postern-dev/postern/internal/setting"
 )
@@ -59,7 +60,10 @@ type OTLP struct {
 	Headers map[string]setting.Secret `yaml:"headers"`
 }
 
-const defaultSampleRatio = 0.01
+const (
+	defaultSampleRatio = 0.01
+	scope              = "github.com/postern-dev/postern"
+)
 
 // Validate reports everything wrong with o, each as a *setting.Error.
 func (o Options) Validate() error {
@@ -106,7 +110,7 @@ func (t traced) WithGroup(name string) slog.Handler   { return traced{t.Handler.
 // exportErrorEvery bounds the lines about a collector that cannot be reached.
 const exportErrorEvery = time.Minute
 
-// Start sets the global propagator and tracer, and makes the meter. A
+// Start sets the global propagator, and makes the tracer and the meter. A
 // collector that is down delays nothing.
 func Start(ctx context.Context, o Options, service, version, instance string, log *slog.Logger) (*Telemetry, error) {
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
@@ -133,23 +137,19 @@ func Start(ctx context.Context, o Options, service, version, instance string, lo
 	if o.SampleRatio != nil {
 		ratio = *o.SampleRatio
 	}
-	traces := []sdktrace.TracerProviderOption{sdktrace.WithResource(about)}
+	t.Tracer = noop.NewTracerProvider().Tracer(scope) // nobody takes spans: contexts go on from caller to Kafka, nothing is recorded
 	if o.OTLP.Endpoint != "" || os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" {
 		spans, measures, err := o.OTLP.exporters(ctx)
 		if err != nil {
 			return nil, err
 		}
-		traces = append(traces, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))), sdktrace.WithBatcher(spans))
+		tracers := sdktrace.NewTracerProvider(sdktrace.WithResource(about),
+			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))), sdktrace.WithBatcher(spans))
+		t.Tracer, t.stop = tracers.Tracer(scope), append(t.stop, tracers.Shutdown)
 		metrics = append(metrics, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(measures)))
-	} else {
-		// Nobody takes the spans: contexts go on from caller to Kafka, nothing is recorded.
-		traces = append(traces, sdktrace.WithSampler(sdktrace.NeverSample()))
 	}
-	tracers, meters := sdktrace.NewTracerProvider(traces...), sdkmetric.NewMeterProvider(metrics...)
-	otel.SetTracerProvider(tracers)
-	otel.SetMeterProvider(meters)
-	t.Tracer, t.Meter = tracers.Tracer("github.com/postern-dev/postern"), meters.Meter("github.com/postern-dev/postern")
-	t.stop = append(t.stop, tracers.Shutdown, meters.Shutdown)
+	meters := sdkmetric.NewMeterProvider(metrics...)
+	t.Meter, t.stop = meters.Meter(scope), append(t.stop, meters.Shutdown)
 	return t, nil
 }
 

@@ -168,7 +168,7 @@ func (a *Attachment) Detach(grace time.Duration) {
 		return // taken over, or gone before
 	}
 	a.window = Window{}
-	if grace <= 0 || a.messages == 0 {
+	if grace <= 0 || a.messages == 0 || q.draining {
 		q.release(a)
 		return
 	}

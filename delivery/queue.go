@@ -22,6 +22,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,11 +174,17 @@ func (q *Queue) close() {
 	}
 }
 
-// drain lends nothing more. Settlements are taken until close.
+// drain lends nothing more. Settlements are taken until close. What broken
+// streams hold goes back: nobody can take it over here any more.
 func (q *Queue) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.draining = true
+	for _, a := range slices.Clone(q.attachments) {
+		if a.detached != nil && a.detached.Stop() {
+			q.release(a)
+		}
+	}
 }
 
 // idle reports whether nothing is lent.

@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -43,7 +44,7 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		if len(f.records) == 0 {
-			at = f.cursor
+			at = maps.Clone(f.cursor) // the reader goes on with its own
 			name := "heartbeat"
 			if f.draining {
 				name = "drain"

@@ -161,11 +161,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.queues.Close(limit) // ends every attachment, so the pushers end too
 	stopPushing()
 	pushes.Wait()
-	if err := g.producer.Flush(limit); err != nil {
-		failed = errors.Join(failed, fmt.Errorf("events were still unanswered when the drain time was over: %w", err))
-	}
-	stopping, cancelStop := context.WithTimeout(limit, stopGrace)
+	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancelStop()
+	if err := g.flush(limit, stopping); err != nil {
+		failed = errors.Join(failed, err)
+	}
 	g.server.Stop(stopping)
 	stopWork()
 	work.Wait()
@@ -176,6 +176,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.log.Info("stopped", "after", time.Since(began).Round(time.Millisecond))
 	return failed
+}
+
+// flush waits for what is produced until the drain time, or the last grace, is over.
+func (g *Gateway) flush(limit, stopping context.Context) error {
+	if limit.Err() != nil {
+		limit = stopping
+	}
+	if err := g.producer.Flush(limit); err != nil {
+		return fmt.Errorf("events were still unanswered by Kafka when the drain time was over: %w", err)
+	}
+	return nil
 }
 
 // stopGrace bounds the wait for streams that a client keeps open after its

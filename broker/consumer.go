@@ -93,7 +93,7 @@ func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
 // Join writes the group's first commit if it has none, then joins it. Once.
 func (consumer *Consumer) Join(ctx context.Context) error {
 	c, o, owner := consumer.client, consumer.options, consumer.owner
-	if err := consumer.begin(ctx); err != nil {
+	if err := consumer.beginPatiently(ctx); err != nil {
 		return err
 	}
 	group, err := kgo.NewClient(append([]kgo.Opt{
@@ -133,6 +133,29 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 	consumer.kgo = group
 	close(consumer.joined)
 	return nil
+}
+
+// How long Join puts up with a coordinator that is not there yet: a fresh
+// cluster makes its offsets topic when the first group asks for it.
+const (
+	beginPatience = 15 * time.Second
+	beginPause    = 200 * time.Millisecond
+)
+
+func (consumer *Consumer) beginPatiently(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, beginPatience)
+	defer cancel()
+	for {
+		err := consumer.begin(ctx)
+		if fault.KindOf(err) != fault.KindUnavailable {
+			return err
+		}
+		select {
+		case <-time.After(beginPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // begin writes the group's first commit, on every partition of its topics, if

@@ -82,8 +82,13 @@ func Of(err error) *Error {
 	return New(Internal, "unexpected failure: %w", err)
 }
 
-// KindOf is the class of err, KindInternal when err is none of ours.
-func KindOf(err error) Kind { return Of(err).Kind() }
+// KindOf is the class of err: KindInternal when err is none of ours, KindNone without one.
+func KindOf(err error) Kind {
+	if err == nil {
+		return KindNone
+	}
+	return Of(err).Kind()
+}
 
 // Is reports whether err carries reason.
 func Is(err error, reason Reason) bool {

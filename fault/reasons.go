@@ -20,6 +20,7 @@ const (
 	KindUnknown                     // the outcome is unknown: it may or may not have happened
 	KindCancelled                   // you went away
 	KindUnimplemented               // not offered
+	KindNone                        // no failure
 )
 
 // Reason is the stable machine-readable name of a failure. A reason is never

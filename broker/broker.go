@@ -47,6 +47,11 @@ type Options struct {
 	PublishBuffer setting.Bytes `yaml:"publish_buffer"`
 	// MaxEventBytes bounds one event. Default 1MiB.
 	MaxEventBytes setting.Bytes `yaml:"max_event_bytes"`
+	// SessionTimeout after which Kafka gives the partitions of a gateway that died
+	// without a word to others: the gap a crash leaves in delivery. Default 10s
+	// (Kafka's clients take 45s, for the sake of pauses that this program does not
+	// have); at least what the broker allows, 6s by default.
+	SessionTimeout time.Duration `yaml:"session_timeout"`
 
 	// AutoCreateTopics lets a publish to an unknown topic create it (`postern dev` only).
 	AutoCreateTopics bool `yaml:"-"`
@@ -79,6 +84,9 @@ type SASL struct {
 const (
 	DefaultPublishBuffer = 64 << 20
 	DefaultMaxEventBytes = 1 << 20
+	// DefaultSessionTimeout is short, because a gateway that was killed is back
+	// within a second and waits for it.
+	DefaultSessionTimeout = 10 * time.Second
 )
 
 // WithDefaults returns o with empty settings filled in.
@@ -91,6 +99,9 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.MaxEventBytes == 0 {
 		o.MaxEventBytes = DefaultMaxEventBytes
+	}
+	if o.SessionTimeout == 0 {
+		o.SessionTimeout = DefaultSessionTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -129,6 +140,9 @@ func (o Options) Validate() error {
 		} else if _, err := o.TLS.config(); err != nil {
 			bad("tls", "%v", err)
 		}
+	}
+	if o.SessionTimeout < 0 || o.SessionTimeout > 0 && o.SessionTimeout < time.Second {
+		bad("session_timeout", "%s is too short: at least 1s, and what the brokers allow (group.min.session.timeout.ms)", o.SessionTimeout)
 	}
 	if o.PublishBuffer < 0 || o.PublishBuffer > 0 && o.PublishBuffer < 1<<20 {
 		bad("publish_buffer", "%s is too small: at least 1MiB", o.PublishBuffer)

@@ -28,9 +28,6 @@ type ConsumerOptions struct {
 	Group  string
 	Topics []string
 	Start  Start // applied once, when the group's first commit is written
-	// SessionTimeout after which Kafka gives a silent member's partitions away.
-	// Default 45 s, as Kafka's own client; heartbeats come at a fifteenth of it.
-	SessionTimeout time.Duration
 }
 
 // Assigned is one partition that became ours, with what its last owner left.
@@ -78,15 +75,13 @@ type Consumer struct {
 const (
 	fetchMaxBytes          = 8 << 20
 	fetchMaxPartitionBytes = 1 << 20
+	heartbeats             = 6               // in a session timeout: one that is late, or lost, costs nothing
 	fetchMaxWait           = 2 * time.Second // how long a fetch waits for the first byte; a new byte ends it
 	commitTimeout          = 10 * time.Second
 )
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	if o.SessionTimeout == 0 {
-		o.SessionTimeout = 45 * time.Second
-	}
 	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}}
 }
 
@@ -102,8 +97,8 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(), // a polled record must not outlive its assignment: its offset would be taken for a later one's
-		kgo.SessionTimeout(o.SessionTimeout),
-		kgo.HeartbeatInterval(max(o.SessionTimeout/15, 200*time.Millisecond)),
+		kgo.SessionTimeout(c.options.SessionTimeout),
+		kgo.HeartbeatInterval(c.options.SessionTimeout / heartbeats),
 		kgo.RebalanceTimeout(60 * time.Second),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),

@@ -270,11 +270,8 @@ func (l logger) Level() kgo.LogLevel {
 }
 
 func (l logger) Log(level kgo.LogLevel, msg string, kv ...any) {
-	to := slog.LevelDebug
-	switch level {
-	case kgo.LogLevelError:
-		to = slog.LevelWarn // the client's errors are retried; whoever must act logs the error
-	case kgo.LogLevelWarn:
+	to := slog.LevelDebug // what it retries, it retries; whoever must act is told by the gateway
+	if level == kgo.LogLevelError {
 		to = slog.LevelInfo
 	}
 	l.log.Log(context.Background(), to, "kafka client: "+msg, kv...)

@@ -17,6 +17,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"github.com/postern-dev/postern/internal/setting"
 )
@@ -200,7 +201,7 @@ func readFile(path string) (*file, error) {
 	}
 	tree, err := parser.ParseBytes(text, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%s:%s", path, yaml.FormatError(err, false, true))
+		return nil, (&file{path: path, text: text}).syntax(err)
 	}
 	return &file{path, text, tree}, nil
 }
@@ -223,9 +224,19 @@ func (f *file) decode(c *Config) error {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(f.text), yaml.Strict())
 	if err := d.DecodeFromNode(f.tree.Docs[0].Body, c); err != nil {
-		return fmt.Errorf("%s:%s", f.path, yaml.FormatError(err, false, true))
+		return f.syntax(err)
 	}
 	return nil
+}
+
+// syntax says where the decoder's complaint stands. Its own excerpt would show
+// the lines around, and what secrets are in them.
+func (f *file) syntax(err error) error {
+	var wrong yaml.Error
+	if errors.As(err, &wrong) && wrong.GetToken() != nil {
+		return f.place(wrong.GetToken(), wrong.GetMessage())
+	}
+	return fmt.Errorf("%s: %w", f.path, err)
 }
 
 var environment = regexp.MustCompile(`\$\{env:([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}`)
@@ -279,18 +290,31 @@ func fileValue(at ast.Node, path *ast.StringNode, fail func(ast.Node, error)) as
 	return path
 }
 
-// at says where a fault stands: file:line:column, the line and a caret.
+// at says where a fault stands.
 func (f *file) at(n ast.Node, message string) error {
 	if f == nil || n == nil || n.GetToken() == nil {
 		return errors.New(message)
 	}
-	p := n.GetToken().Position
+	return f.place(n.GetToken(), message)
+}
+
+// confidential finds lines that may hold a secret, misspelt names included.
+var confidential = regexp.MustCompile(`(?i)pass|secret|token|key|auth|header|credential`)
+
+// place gives file:line:column, the message, the line and a caret. Of a line
+// that may hold a secret only the beginning is shown.
+func (f *file) place(t *token.Token, message string) error {
+	p := t.Position
 	lines := strings.Split(string(f.text), "\n")
 	if p.Line < 1 || p.Line > len(lines) {
 		return fmt.Errorf("%s: %s", f.path, message)
 	}
-	return fmt.Errorf("%s:%d:%d: %s\n    %s\n    %s^", f.path, p.Line, p.Column, message,
-		strings.TrimRight(lines[p.Line-1], "\r"), strings.Repeat(" ", max(0, p.Column-1)))
+	line := strings.TrimRight(lines[p.Line-1], "\r")
+	if confidential.MatchString(line) {
+		name, _, _ := strings.Cut(line, ":")
+		return fmt.Errorf("%s:%d:%d: %s\n    %s: ***", f.path, p.Line, p.Column, message, name)
+	}
+	return fmt.Errorf("%s:%d:%d: %s\n    %s\n    %s^", f.path, p.Line, p.Column, message, line, strings.Repeat(" ", max(0, p.Column-1)))
 }
 
 // locate puts the places of the file to the faults of Validate.

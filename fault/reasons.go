@@ -1,3 +1,5 @@
+//go:generate go run ./errorsdoc
+
 package fault
 
 // Kind is the class of a failure: what a caller does about it. The gRPC code

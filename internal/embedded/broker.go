@@ -1,6 +1,11 @@
 // Package embedded owns the broker inside `postern dev`: an in-process stand-in
 // for Kafka (kfake) on a real Kafka port, its data on disk. It proves nothing
 // about durability or failover: there is one copy, on one disk.
+//
+// What the stand-in leaves to its host is done here: one process at a time on
+// a folder (folder.go), an end in order so that everything is written, and a
+// cap on what is kept (retention.go). Wiring, and what is said to people, is
+// `postern dev`'s.
 package embedded
 
 import (
@@ -9,10 +14,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -22,152 +25,186 @@ import (
 type Options struct {
 	// Dir keeps the data; "" keeps it in memory.
 	Dir string
-	// Address to listen on, host:port; port 0 takes any.
+	// Address to listen on, host:port; port 0 takes any. Default 127.0.0.1:19092.
+	// Kafka's clients are sent back to this address, so it names one they can reach.
 	Address string
 	// Partitions of a topic created on first use. Default 6.
-	Partitions int
-	// Retention caps one topic-partition on disk or in memory. Default 16 MiB:
-	// opening reads whole segments, so a small broker stays quick to start.
+	Partitions int32
+	// Retention caps the bytes of all topics together, on disk or in memory: the
+	// oldest records of the largest partitions go first. Default 256 MiB, because
+	// opening reads all of it. Compacted topics and those with retention.bytes=-1
+	// keep everything. There is no age limit: the stand-in's empties a partition,
+	// whose offsets then begin at 0 again after a restart.
 	Retention int64
-	Logger    *slog.Logger
+	// Logger takes what the stand-in warns of. nil discards it.
+	Logger *slog.Logger
 }
 
-// Broker is a running stand-in.
-type Broker struct {
-	cluster *kfake.Cluster
-	lock    *os.File
-	marker  string
-	stop    chan struct{}
-	done    chan struct{}
-
-	// Recovered tells that the last run did not end in order: what was
-	// acknowledged is there, what the operating system had not written at a
-	// power cut is not.
-	Recovered bool
-}
-
+// Defaults of Options.
 const (
-	defaultPartitions = 6
-	defaultRetention  = 16 << 20
-	retentionAge      = 7 * 24 * time.Hour
-	retentionCheck    = 5 * time.Second
+	DefaultAddress    = "127.0.0.1:19092"
+	DefaultPartitions = 6
+	DefaultRetention  = 256 << 20
 )
 
-// DefaultDir is where `postern dev` keeps its data.
-func DefaultDir() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
-		return filepath.Join(dir, "postern", "dev"), nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fmt.Errorf("find the home directory: %w: name a folder with --data-dir, or use --memory", err)
-	}
-	return filepath.Join(home, ".local", "state", "postern", "dev"), nil
-}
+// MinRetention leaves room for the largest record batch beside others.
+const MinRetention = 2 << 20
 
-// Start locks the folder, then opens the broker on it.
-func Start(_ context.Context, o Options) (*Broker, error) {
+func (o Options) withDefaults() Options {
+	if o.Address == "" {
+		o.Address = DefaultAddress
+	}
 	if o.Partitions == 0 {
-		o.Partitions = defaultPartitions
+		o.Partitions = DefaultPartitions
 	}
 	if o.Retention == 0 {
-		o.Retention = defaultRetention
+		o.Retention = DefaultRetention
 	}
-	listener, err := net.Listen("tcp", o.Address)
-	if err != nil {
-		return nil, fmt.Errorf("the Kafka port: %w: choose another with --kafka-listen 127.0.0.1:PORT", err)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{stop: make(chan struct{}), done: make(chan struct{})}
-	opts := []kfake.Opt{
-		kfake.NumBrokers(1),
-		kfake.Ports(listener.Addr().(*net.TCPAddr).Port),
-		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
-		kfake.AllowAutoTopicCreation(),
-		kfake.DefaultNumPartitions(o.Partitions),
-		kfake.BrokerConfigs(map[string]string{
-			"log.retention.bytes": strconv.FormatInt(o.Retention, 10),
-			"log.retention.ms":    strconv.FormatInt(retentionAge.Milliseconds(), 10),
-			"log.segment.bytes":   strconv.FormatInt(max(o.Retention/8, 64<<10), 10),
-		}),
-	}
-	if o.Dir != "" {
-		if err := b.takeFolder(o.Dir); err != nil {
-			return nil, errors.Join(err, listener.Close())
-		}
-		opts = append(opts, kfake.DataDir(filepath.Join(o.Dir, "kafka")))
-	}
-	cluster, err := kfake.NewCluster(opts...)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the embedded broker in %s: %w: --memory starts without the folder", o.Dir, err), listener.Close(), b.leaveFolder())
-	}
-	b.cluster = cluster
-	go b.trim()
-	return b, nil
+	return o
 }
 
-// trim enforces the retention, which the stand-in does only when asked.
-func (b *Broker) trim() {
-	defer close(b.done)
-	ticker := time.NewTicker(retentionCheck)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-b.stop:
-			return
-		case <-ticker.C:
-			b.cluster.ApplyRetention()
-		}
-	}
-}
-
-// takeFolder locks dir against a second broker, which would ruin the data.
-func (b *Broker) takeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the data folder: %w: name another with --data-dir, or use --memory", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+func (o Options) validate() error {
+	host, _, err := net.SplitHostPort(o.Address)
 	if err != nil {
-		return fmt.Errorf("lock the data folder: %w", err)
+		return fmt.Errorf("the Kafka address %q is not host:port: give one such as --kafka-listen %s", o.Address, DefaultAddress)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder := make([]byte, 20)
-		n, _ := lock.Read(holder) // "" when it cannot be told
-		return errors.Join(fmt.Errorf("the data folder %s is in use by another postern dev (process %s): stop that one, or use --data-dir DIR or --memory", dir, holder[:n]), lock.Close())
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return fmt.Errorf("the Kafka address %q is none that a client can be sent back to: name one, such as --kafka-listen %s", o.Address, DefaultAddress)
 	}
-	if err := errors.Join(lock.Truncate(0), writeAt(lock, strconv.Itoa(os.Getpid()))); err != nil {
-		return errors.Join(fmt.Errorf("lock the data folder: %w", err), lock.Close())
-	}
-	b.lock, b.marker = lock, filepath.Join(dir, "running")
-	_, err = os.Stat(b.marker)
-	b.Recovered = err == nil
-	if err := os.WriteFile(b.marker, nil, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("mark the data folder: %w", err), b.leaveFolder())
+	if o.Partitions < 0 || o.Retention < MinRetention {
+		return fmt.Errorf("the embedded broker needs at least 1 partition for each topic and %d bytes of retention", MinRetention)
 	}
 	return nil
 }
 
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
+// Broker is a running stand-in.
+type Broker struct {
+	// Recovered tells that the last run did not end in order: what was
+	// acknowledged is there, but settings and positions of share groups, and
+	// what the operating system had not written at a power cut, are not.
+	Recovered bool
+
+	cluster *kfake.Cluster
+	addr    string
+	folder  *folder // nil in memory
+	log     *faults
+	stop    context.CancelFunc
+	done    chan struct{}
+	close   func() error
+}
+
+// Start locks the folder, then opens the broker on it. The broker runs until Close.
+func Start(ctx context.Context, o Options) (*Broker, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	b := &Broker{log: &faults{log: o.Logger}, done: make(chan struct{})}
+	b.close = sync.OnceValue(b.end)
+	// The folder first: a second `postern dev` with the same words is told of the
+	// first one, not of a port.
+	if o.Dir != "" {
+		var err error
+		if b.folder, err = takeFolder(o.Dir); err != nil {
+			return nil, err
+		}
+		b.Recovered = b.folder.recovered
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Address)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the Kafka port: %w: free it, or choose another with --kafka-listen 127.0.0.1:PORT (port 0 takes any)", err), b.folder.giveBack())
+	}
+	b.addr = listener.Addr().String()
+	opts := []kfake.Opt{
+		kfake.NumBrokers(1),
+		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
+		kfake.AllowAutoTopicCreation(),
+		kfake.DefaultNumPartitions(int(o.Partitions)),
+		kfake.BrokerConfigs(brokerConfigs(o.Retention)),
+		kfake.WithLogger(b.log),
+	}
+	if o.Dir != "" {
+		opts = append(opts, kfake.DataDir(filepath.Join(o.Dir, "kafka")))
+	}
+	if b.cluster, err = kfake.NewCluster(opts...); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the embedded broker in %s: %w: --memory starts without the folder, another --data-dir with an empty one", o.Dir, err),
+			ignoreClosed(listener.Close()), b.folder.giveBack())
+	}
+	trimming, stop := context.WithCancel(context.WithoutCancel(ctx))
+	b.stop = stop
+	go func() {
+		defer close(b.done)
+		b.trim(trimming, o.Retention)
+	}()
+	return b, nil
+}
+
+// Addr is the Kafka address, as clients are told it.
+func (b *Broker) Addr() string { return b.addr }
+
+// Close ends the broker after writing what is only in memory, then frees the
+// folder. It ends once; a second call gives the first one's answer.
+func (b *Broker) Close() error { return b.close() }
+
+func (b *Broker) end() error {
+	b.stop()
+	<-b.done
+	b.log.keep()
+	b.cluster.Close()
+	// Writing that failed was only logged by the stand-in. The marker then stays,
+	// so that the next start says that this run did not end in order.
+	if err := b.log.kept(); err != nil {
+		return errors.Join(fmt.Errorf("the embedded broker could not write everything: %w", err), b.folder.giveBack())
+	}
+	return b.folder.leave()
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
 	return err
 }
 
-func (b *Broker) leaveFolder() error {
-	if b.lock == nil {
-		return nil
-	}
-	return b.lock.Close() // frees the lock
+// faults is the stand-in's logger: it passes warnings on, and can keep errors,
+// because its Close returns none.
+type faults struct {
+	log     *slog.Logger
+	mu      sync.Mutex
+	keeping bool
+	errs    []error
 }
 
-// Addr is the Kafka address.
-func (b *Broker) Addr() string { return b.cluster.ListenAddrs()[0] }
-
-// Close writes what is still in memory and ends the broker.
-func (b *Broker) Close() error {
-	close(b.stop)
-	<-b.done
-	b.cluster.Close()
-	if b.lock == nil {
-		return nil
-	}
-	return errors.Join(os.Remove(b.marker), b.leaveFolder())
+func (f *faults) keep() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keeping = true
 }
+
+func (f *faults) kept() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return errors.Join(f.errs...)
+}
+
+// Logf is kfake.Logger's.
+func (f *faults) Logf(level kfake.LogLevel, format string, args ...any) {
+	if level > kfake.LogLevelWarn { // its info and debug print every request
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	f.mu.Lock()
+	if f.keeping && level == kfake.LogLevelError {
+		f.errs = append(f.errs, errors.New(text))
+	}
+	f.mu.Unlock()
+	f.log.Warn("embedded broker: " + text)
+}
+
+// trimEvery is how often the cap is enforced. A producer at full speed writes
+// some 200 MiB in a second, by which the cap may be passed for so long; a look
+// costs one small request.
+const trimEvery = time.Second

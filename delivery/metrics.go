@@ -49,12 +49,15 @@ func (m *metrics) lent(n int64) { m.lentTotal.Add(context.Background(), n, m.att
 func (m *metrics) settled(how string, n int64) {
 	m.settledTotal.Add(context.Background(), n, m.bySettlement[how])
 }
+
 func (m *metrics) deadLettered(reason string, n int64) {
 	m.deadLetters.Add(context.Background(), n, m.attributes, metric.WithAttributes(attribute.String("reason", reason)))
 }
+
 func (m *metrics) deadLetterFailed(n int64) {
 	m.deadLetterFailures.Add(context.Background(), n, m.attributes)
 }
+
 func (m *metrics) commitFailed(n int64)    { m.commitFailures.Add(context.Background(), n, m.attributes) }
 func (m *metrics) repeated(n int64)        { m.repeats.Add(context.Background(), n, m.attributes) }
 func (m *metrics) metadataIgnored(n int64) { m.ignored.Add(context.Background(), n, m.attributes) }

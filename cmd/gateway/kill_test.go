@@ -67,8 +67,10 @@ func TestKillNineUnderLoadLosesNothingAndKeepsTheOrder(t *testing.T) {
 	cluster := brokertest.New(t)
 	topic, group := cluster.Topic("kill", 4), cluster.Name("kill-sub")
 	gateway := &killable{t: t, grpc: freeAddress(t)}
-	gateway.args = []string{"run", "--kafka-brokers", strings.Join(cluster.Bootstrap, ","),
-		"--listen-grpc", gateway.grpc, "--listen-http", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0", "--kafka-session-timeout", "6s"}
+	gateway.args = []string{
+		"run", "--kafka-brokers", strings.Join(cluster.Bootstrap, ","),
+		"--listen-grpc", gateway.grpc, "--listen-http", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0", "--kafka-session-timeout", "6s",
+	}
 	gateway.start()
 	defer gateway.kill()
 	recorder := history.NewRecorder()

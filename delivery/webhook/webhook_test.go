@@ -287,14 +287,27 @@ func TestAnswersMeanWhatTheSpecificationsSay(t *testing.T) {
 		pause      time.Duration
 		disable    bool
 	}{
-		{200, "", delivery.Ack, 0, false}, {202, "", delivery.Ack, 0, false}, {204, "", delivery.Ack, 0, false},
-		{301, "", delivery.Nack, 0, false}, {307, "", delivery.Nack, 0, false}, {400, "", delivery.Nack, 0, false}, {401, "", delivery.Nack, 0, false}, {404, "", delivery.Nack, 0, false},
-		{410, "", delivery.Nack, 0, true}, {413, "", delivery.Reject, 0, false}, {415, "", delivery.Reject, 0, false}, {422, "", delivery.Reject, 0, false},
-		{429, "120", delivery.Nack, 2 * time.Minute, false}, {429, "", delivery.Nack, defaultPause, false}, {429, "soon", delivery.Nack, defaultPause, false},
+		{200, "", delivery.Ack, 0, false},
+		{202, "", delivery.Ack, 0, false},
+		{204, "", delivery.Ack, 0, false},
+		{301, "", delivery.Nack, 0, false},
+		{307, "", delivery.Nack, 0, false},
+		{400, "", delivery.Nack, 0, false},
+		{401, "", delivery.Nack, 0, false},
+		{404, "", delivery.Nack, 0, false},
+		{410, "", delivery.Nack, 0, true},
+		{413, "", delivery.Reject, 0, false},
+		{415, "", delivery.Reject, 0, false},
+		{422, "", delivery.Reject, 0, false},
+		{429, "120", delivery.Nack, 2 * time.Minute, false},
+		{429, "", delivery.Nack, defaultPause, false},
+		{429, "soon", delivery.Nack, defaultPause, false},
 		{503, now.Add(time.Hour).Format(http.TimeFormat), delivery.Nack, time.Hour, false},
 		{503, now.Add(-time.Hour).Format(http.TimeFormat), delivery.Nack, 0, false},
-		{429, "99999999999999999", delivery.Nack, maxPause, false}, {429, "-5", delivery.Nack, defaultPause, false},
-		{500, "10", delivery.Nack, 0, false}, {502, "", delivery.Nack, 0, false},
+		{429, "99999999999999999", delivery.Nack, maxPause, false},
+		{429, "-5", delivery.Nack, defaultPause, false},
+		{500, "10", delivery.Nack, 0, false},
+		{502, "", delivery.Nack, 0, false},
 	} {
 		o := judge(c.status, c.retryAfter, "", now)
 		if o.word != c.word || o.pause != c.pause || o.disable != c.disable {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"time"
 
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/internal/server"
@@ -18,8 +19,6 @@ import (
 	"github.com/postern-dev/postern/publish"
 	"github.com/postern-dev/postern/schema"
 	"github.com/postern-dev/postern/subscription"
-
-	"time"
 )
 
 // Config is everything people can set.

@@ -15,10 +15,11 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"regexp"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Options of the embedded broker.
@@ -121,7 +122,6 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
-		kfake.AllowAutoTopicCreation(),
 		kfake.DefaultNumPartitions(int(o.Partitions)),
 		kfake.BrokerConfigs(brokerConfigs(o.Retention)),
 		kfake.WithLogger(b.log),
@@ -133,6 +133,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		return nil, errors.Join(fmt.Errorf("open the embedded broker in %s: %w: --memory starts without the folder, another --data-dir with an empty one", o.Dir, err),
 			ignoreClosed(listener.Close()), b.folder.giveBack())
 	}
+	b.cluster.ControlKey(int16(kmsg.Metadata), b.createTopics)
 	trimming, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.stop = stop
 	go func() {
@@ -140,6 +141,29 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		b.trim(trimming, o.Retention)
 	}()
 	return b, nil
+}
+
+// legalTopic is Kafka's rule on names, which the stand-in does not check.
+var legalTopic = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+// createTopics creates the topics that a client names for the first time and
+// wants created, before the stand-in answers. Its own way (AllowAutoTopicCreation)
+// does not write the new topic down before Close: after a kill the topic would
+// be gone, with everything that was acknowledged in it.
+func (b *Broker) createTopics(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:staticcheck // the signature is kfake's
+	metadata, ok := request.(*kmsg.MetadataRequest)
+	if !ok || !metadata.AllowAutoTopicCreation {
+		return nil, nil, false
+	}
+	for _, t := range metadata.Topics {
+		if t.Topic == nil || *t.Topic == "." || *t.Topic == ".." || !legalTopic.MatchString(*t.Topic) || b.cluster.TopicInfo(*t.Topic) != nil {
+			continue
+		}
+		if err := b.cluster.CreateTopic(*t.Topic, 0, nil); err != nil { // the client is told UNKNOWN_TOPIC_OR_PARTITION
+			b.log.log.Warn("the embedded broker could not create a topic", "topic", *t.Topic, "error", err)
+		}
+	}
+	return nil, nil, false
 }
 
 // Addr is the Kafka address, as clients are told it.
@@ -203,8 +227,3 @@ func (f *faults) Logf(level kfake.LogLevel, format string, args ...any) {
 	f.mu.Unlock()
 	f.log.Warn("embedded broker: " + text)
 }
-
-// trimEvery is how often the cap is enforced. A producer at full speed writes
-// some 200 MiB in a second, by which the cap may be passed for so long; a look
-// costs one small request.
-const trimEvery = time.Second

@@ -22,6 +22,11 @@ import (
 // to so that the sum fits; move each one's start forward until it is there;
 // and leave the last record always, so that offsets never begin again.
 
+// trimEvery is how often the cap is enforced. A producer at full speed writes
+// some 200 MiB in a second, by which the cap may be passed for so long; a look
+// costs one small request.
+const trimEvery = time.Second
+
 const (
 	// A segment is deleted as a whole, so each trimmed partition may keep up to
 	// one of them more than it counts: 1/64 of the cap, and an eighth of the cap
@@ -171,7 +176,7 @@ func (b *Broker) sizes(ctx context.Context) ([]partition, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // the answer was read
+	defer conn.Close()                                                              //nolint:errcheck // the answer was read
 	unblock := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // a closed connection unblocks as well
 	defer unblock()
 	request := kmsg.NewPtrDescribeLogDirsRequest()

@@ -265,10 +265,6 @@ func inline(name string, topics ...string) *posternv1.Open {
 	return &posternv1.Open{Inline: &posternv1.Subscription{Name: name, Topics: topics}, Confirm: posternv1.Confirm_CONFIRM_ON_COMMIT}
 }
 
-func ack(d *posternv1.Delivery) *posternv1.Settlement {
-	return &posternv1.Settlement{DeliveryId: d.DeliveryId}
-}
-
 func reasonOf(t *testing.T, err error) fault.Reason {
 	t.Helper()
 	return reasonOfStatus(err)

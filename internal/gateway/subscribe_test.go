@@ -333,7 +333,9 @@ func TestBrokenStreamsLeasesAreTakenOverByItsToken(t *testing.T) {
 		ids = append(ids, s.next().DeliveryId)
 	}
 	s.cancel()
-	<-s.ended
+	if err := <-s.ended; err == nil {
+		t.Fatal("the stream goes on")
+	}
 	open.ResumeToken = s.opened.ResumeToken
 	again := g.subscribe(open)
 	resumed := slices.Clone(again.opened.ResumedDeliveryIds)
@@ -432,7 +434,7 @@ func (r *running) lines(path string, headers ...string) (lines <-chan string, st
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request) //nolint:bodyclose // the reading goroutine closes it
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -520,8 +522,12 @@ func TestServerSentDeliveriesAreSettledByID(t *testing.T) {
 	topic := cluster.Topic("sse", 1)
 	name := cluster.Name("sse-sub")
 	cluster.Put(&event.Record{Topic: topic, Key: []byte{0xff}, Value: []byte(`{"a":1}`), Headers: []event.Header{
-		{Name: "ce_specversion", Value: []byte("1.0")}, {Name: "ce_id", Value: []byte("7")}, {Name: "ce_source", Value: []byte("/s")}, {Name: "ce_type", Value: []byte("t")},
-		{Name: "content-type", Value: []byte("application/json")}}})
+		{Name: "ce_specversion", Value: []byte("1.0")},
+		{Name: "ce_id", Value: []byte("7")},
+		{Name: "ce_source", Value: []byte("/s")},
+		{Name: "ce_type", Value: []byte("t")},
+		{Name: "content-type", Value: []byte("application/json")},
+	}})
 	g := start(t, cluster, nil)
 	lines, stop := g.lines("/v1/subscriptions/"+name+"/events?topic="+topic, "Accept", "text/event-stream")
 	for nextLine(t, lines, "event: ") != "delivery" {

@@ -1,0 +1,482 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+)
+
+// scenario is one row of the speed tables. The first contender is what the others are measured by.
+type scenario struct {
+	name       string
+	contenders []string
+	kind       string // http, grpc, stream, drain
+	callers    int
+	batch      int
+}
+
+var all = []scenario{
+	{"http-1", []string{"floor", "gateway"}, "http", 1, 1},
+	{"http-16", []string{"floor", "gateway"}, "http", 16, 1},
+	{"http-64", []string{"floor", "gateway"}, "http", 64, 1},
+	{"grpc-1", []string{"floor", "gateway"}, "grpc", 1, 1},
+	{"grpc-16", []string{"floor", "gateway"}, "grpc", 16, 1},
+	{"grpc-64", []string{"floor", "gateway"}, "grpc", 64, 1},
+	{"grpc-batch-100", []string{"direct", "floor", "gateway"}, "grpc", 8, 100},
+	{"stream-100", []string{"direct", "gateway"}, "stream", 4, 100},
+	{"subscribe-drain", []string{"direct", "gateway"}, "drain", 1, 1},
+}
+
+const (
+	partitions = 10
+	keys       = 10_000
+	size       = 1024
+)
+
+func payload() []byte { return bytes.Repeat([]byte("x"), size) }
+
+func key(i int) []byte { return strconv.AppendInt(nil, int64(i%keys), 10) }
+
+// process is a contender.
+type process struct {
+	cmd        *exec.Cmd
+	in         io.WriteCloser
+	out        *bufio.Reader
+	http, grpc string
+}
+
+type bench struct {
+	s          settings
+	contenders map[string]*process
+	admin      *kadm.Client
+	kafka      *kgo.Client
+	topics     int
+	preloaded  string
+}
+
+func newBench(ctx context.Context, s settings) (*bench, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(s.bootstrap, ",")...))
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{s: s, contenders: map[string]*process{}, admin: kadm.NewClient(client), kafka: client}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	for name, args := range map[string][]string{
+		"floor":  {self, "-role", "floor", "-bootstrap", s.bootstrap},
+		"direct": {self, "-role", "direct", "-bootstrap", s.bootstrap},
+		"gateway": {s.gateway, "run", "--kafka-brokers", s.bootstrap, "--listen-http", "127.0.0.1:0", "--listen-grpc", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0",
+			"--telemetry-log-format", "text"},
+	} {
+		p, err := start(ctx, name, args)
+		if err != nil {
+			b.close()
+			return nil, fmt.Errorf("start %s: %w", name, err)
+		}
+		b.contenders[name] = p
+	}
+	return b, nil
+}
+
+// start runs a contender and reads where it listens.
+func start(ctx context.Context, name string, args []string) (*process, error) {
+	p := &process{cmd: exec.CommandContext(ctx, args[0], args[1:]...)}
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	pipe := p.cmd.StdoutPipe
+	if name == "gateway" { // it says so in its log
+		pipe = p.cmd.StderrPipe
+	} else {
+		p.cmd.Stderr = os.Stderr
+	}
+	out, err := pipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = bufio.NewReader(out)
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for {
+		line, err := p.out.ReadString('\n')
+		if err != nil {
+			return nil, fmt.Errorf("it ended before it was up: %w", err)
+		}
+		if strings.HasPrefix(line, "ready") {
+			return p, nil
+		}
+		for _, word := range strings.Fields(line) {
+			if a, ok := strings.CutPrefix(word, "http="); ok {
+				p.http = a
+			}
+			if a, ok := strings.CutPrefix(word, "grpc="); ok {
+				p.grpc = a
+			}
+		}
+		if p.http != "" && p.grpc != "" {
+			if name == "gateway" {
+				go func() { _, _ = io.Copy(io.Discard, p.out) }() // its log goes on; ends with the process
+			}
+			return p, nil
+		}
+	}
+}
+
+func (b *bench) close() {
+	for _, p := range b.contenders {
+		_ = p.cmd.Process.Signal(os.Interrupt) // it may have ended
+		_ = p.in.Close()
+		_ = p.cmd.Wait() // how it ends does not matter any more
+	}
+	b.kafka.Close()
+}
+
+// usage reads a process's CPU seconds and resident MiB from the system.
+func (p *process) usage() (cpu float64, rss int64, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, err1 := strconv.ParseFloat(fields[11], 64)
+	system, err2 := strconv.ParseFloat(fields[12], 64)
+	pages, err3 := strconv.ParseInt(fields[21], 10, 64)
+	const ticks = 100 // USER_HZ, the same on every Linux
+	return (user + system) / ticks, pages * int64(os.Getpagesize()) >> 20, errors.Join(err1, err2, err3)
+}
+
+func (b *bench) topic(ctx context.Context) (string, error) {
+	b.topics++
+	name := fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), b.topics)
+	_, err := b.admin.CreateTopic(ctx, partitions, -1, nil, name)
+	return name, err
+}
+
+// warm lets the broker compile what it will need: its first 400,000 records are slow.
+func (b *bench) warm(ctx context.Context) error {
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := publishDirect(ctx, b.kafka, topic, 8, 500, max(2*b.s.cell, 3*time.Second)); err != nil {
+		return err
+	}
+	b.preloaded = topic
+	for n := int64(0); n < int64(b.s.drain); {
+		if n, err = b.stored(ctx, topic); err != nil {
+			return err
+		}
+		if n < int64(b.s.drain) {
+			if _, err := publishDirect(ctx, b.kafka, topic, 8, 500, time.Second); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stored counts a topic's events.
+func (b *bench) stored(ctx context.Context, topic string) (int64, error) {
+	ends, err := b.admin.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	n := int64(0)
+	ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+	return n, nil
+}
+
+func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cell, error) {
+	p := b.contenders[contender]
+	topic := b.preloaded
+	if sc.kind != "drain" {
+		var err error
+		if topic, err = b.topic(ctx); err != nil {
+			return cell{}, err
+		}
+	}
+	before, _, err := p.usage()
+	if err != nil {
+		return cell{}, err
+	}
+	began := time.Now()
+	var n int64
+	var latencies []time.Duration
+	switch {
+	case contender == "direct" && sc.kind == "drain":
+		n, err = p.command("drain %s g-%d %d 0", topic, time.Now().UnixNano(), b.s.drain)
+	case contender == "direct":
+		n, err = p.command("publish %s %d %d %d", topic, sc.callers, sc.batch, b.s.cell.Milliseconds())
+	case sc.kind == "http":
+		n, latencies, err = publishHTTP(ctx, p.http, topic, sc.callers, b.s.cell)
+	case sc.kind == "grpc":
+		n, latencies, err = publishGRPC(ctx, p.grpc, topic, sc.callers, sc.batch, b.s.cell)
+	case sc.kind == "stream":
+		n, err = publishStream(ctx, p.grpc, topic, sc.callers, sc.batch, b.s.cell)
+	case sc.kind == "drain":
+		n, err = drain(ctx, p.grpc, topic, b.s.drain)
+	}
+	seconds := time.Since(began).Seconds()
+	if err != nil {
+		return cell{}, err
+	}
+	after, rss, err := p.usage()
+	if err != nil {
+		return cell{}, err
+	}
+	if n == 0 {
+		return cell{}, errors.New("nothing was done")
+	}
+	if sc.kind != "drain" { // what was answered must be in Kafka
+		stored, err := b.stored(ctx, topic)
+		if err != nil {
+			return cell{}, err
+		}
+		if stored != n {
+			return cell{}, fmt.Errorf("%d events were answered, %d are stored", n, stored)
+		}
+	}
+	c := cell{Scenario: sc.name, Contender: contender, Events: n, Seconds: seconds, PerSecond: float64(n) / seconds, CPU: (after - before) / float64(n) * 1e6, RSS: rss}
+	slices.Sort(latencies)
+	if k := len(latencies); k > 0 {
+		at := func(q float64) float64 { return float64(latencies[min(k-1, int(q*float64(k)))].Microseconds()) / 1000 }
+		c.P50, c.P99, c.P999 = at(0.5), at(0.99), at(0.999)
+	}
+	return c, nil
+}
+
+// command has the direct client work and tells how many events it did.
+func (p *process) command(format string, args ...any) (int64, error) {
+	if _, err := fmt.Fprintf(p.in, format+"\n", args...); err != nil {
+		return 0, err
+	}
+	var n, nanoseconds int64
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		return 0, err
+	}
+	_, err = fmt.Sscan(line, &n, &nanoseconds)
+	return n, err
+}
+
+// each runs callers until the time is over and gathers what they did and how long each call took.
+func each(ctx context.Context, callers int, length time.Duration, call func(ctx context.Context, caller, i int) (int, error)) (int64, []time.Duration, error) {
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	var total int64
+	var latencies []time.Duration
+	var failed error
+	end := time.Now().Add(length)
+	for c := range callers {
+		wait.Go(func() {
+			n := int64(0)
+			var mine []time.Duration
+			for i := 0; ctx.Err() == nil; i++ {
+				began := time.Now()
+				if began.After(end) {
+					break
+				}
+				k, err := call(ctx, c, i)
+				if err != nil {
+					mu.Lock()
+					failed = err
+					mu.Unlock()
+					break
+				}
+				mine = append(mine, time.Since(began))
+				n += int64(k)
+			}
+			mu.Lock()
+			total += n
+			latencies = append(latencies, mine...)
+			mu.Unlock()
+		})
+	}
+	wait.Wait()
+	return total, latencies, failed
+}
+
+func publishHTTP(ctx context.Context, address, topic string, callers int, length time.Duration) (int64, []time.Duration, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: callers, MaxConnsPerHost: callers}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	body := payload()
+	return each(ctx, callers, length, func(ctx context.Context, caller, i int) (int, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/v1/topics/"+topic+"/events", bytes.NewReader(body))
+		if err != nil {
+			return 0, err
+		}
+		r.Header["Postern-Key"] = []string{string(key(caller*1000003 + i))}
+		r.Header["Content-Type"] = []string{"application/octet-stream"}
+		r.Header["Traceparent"] = []string{"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}
+		answer, err := client.Do(r)
+		if err != nil {
+			return 0, err
+		}
+		b, err := io.ReadAll(answer.Body)
+		if err = errors.Join(err, answer.Body.Close()); err != nil {
+			return 0, err
+		}
+		if answer.StatusCode != http.StatusOK {
+			return 0, fmt.Errorf("answered %d: %s", answer.StatusCode, b)
+		}
+		return 1, nil
+	})
+}
+
+func connect(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+}
+
+func events(caller, i, batch int) []*posternv1.Event {
+	body := payload()
+	all := make([]*posternv1.Event, batch)
+	for j := range all {
+		all[j] = &posternv1.Event{Key: key(caller*1000003 + i*batch + j), Data: body}
+	}
+	return all
+}
+
+func publishGRPC(ctx context.Context, address, topic string, callers, batch int, length time.Duration) (int64, []time.Duration, error) {
+	conn, err := connect(address)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to send
+	client := posternv1.NewPublisherClient(conn)
+	return each(ctx, callers, length, func(ctx context.Context, caller, i int) (int, error) {
+		answer, err := client.Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: events(caller, i, batch)})
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range answer.Results {
+			if r.Error != nil {
+				return 0, errors.New(r.Error.Message)
+			}
+		}
+		return batch, nil
+	})
+}
+
+// publishStream keeps ten requests of each stream unanswered.
+func publishStream(ctx context.Context, address, topic string, callers, batch int, length time.Duration) (int64, error) {
+	conn, err := connect(address)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to send
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	var total int64
+	var failed error
+	for c := range callers {
+		wait.Go(func() {
+			n, err := oneStream(ctx, posternv1.NewPublisherClient(conn), topic, c, batch, length)
+			mu.Lock()
+			total, failed = total+n, errors.Join(failed, err)
+			mu.Unlock()
+		})
+	}
+	wait.Wait()
+	return total, failed
+}
+
+func oneStream(ctx context.Context, client posternv1.PublisherClient, topic string, caller, batch int, length time.Duration) (int64, error) {
+	stream, err := client.PublishStream(ctx)
+	if err != nil {
+		return 0, err
+	}
+	const ahead = 10
+	slots := make(chan struct{}, ahead)
+	sent := make(chan error, 1)
+	go func() {
+		end := time.Now().Add(length)
+		for i := 0; time.Now().Before(end) && ctx.Err() == nil; i++ {
+			slots <- struct{}{}
+			if err := stream.Send(&posternv1.PublishStreamRequest{Sequence: uint64(i + 1), Request: &posternv1.PublishRequest{Topic: topic, Events: events(caller, i, batch)}}); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- stream.CloseSend()
+	}()
+	n := int64(0)
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return n, <-sent
+		}
+		if err != nil {
+			return n, err
+		}
+		for _, d := range m.Done {
+			if d.Error != nil {
+				return n, errors.New(d.Error.Message)
+			}
+			n += int64(len(d.Results))
+			<-slots
+		}
+	}
+}
+
+// drain subscribes and acknowledges each event, one frame for each batch.
+func drain(ctx context.Context, address, topic string, n int) (int64, error) {
+	conn, err := connect(address)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to send
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	stream, err := posternv1.NewSubscriberClient(conn).Subscribe(ctx)
+	if err != nil {
+		return 0, err
+	}
+	name := fmt.Sprintf("drain-%d", time.Now().UnixNano())
+	open := &posternv1.Open{Inline: &posternv1.Subscription{Name: name, Topics: []string{topic}}, Window: &posternv1.Window{MaxMessages: 8000, MaxBytes: 64 << 20}}
+	if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: open}}); err != nil {
+		return 0, err
+	}
+	got := int64(0)
+	for got < int64(n) {
+		m, err := stream.Recv()
+		if err != nil {
+			return got, err
+		}
+		d := m.GetDeliveries().GetDeliveries()
+		if len(d) == 0 {
+			continue
+		}
+		batch := &posternv1.SettleBatch{Acks: make([]uint64, len(d))}
+		for i := range d {
+			batch.Acks[i] = d[i].DeliveryId
+		}
+		got += int64(len(d))
+		if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: batch}}); err != nil {
+			return got, err
+		}
+	}
+	return got, stream.CloseSend()
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/grpc"
+
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+)
+
+// producerOptions are those of the gateway's own producer, so that only what
+// is around it differs.
+func producerOptions(bootstrap string) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(bootstrap), kgo.MetadataMinAge(250 * time.Millisecond), kgo.ProducerLinger(0), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+	}
+}
+
+// serveFloor is the barest server that does what the gateway promises of a
+// publish: read the body, produce, wait, answer with the position.
+func serveFloor(ctx context.Context, bootstrap string) error {
+	client, err := kgo.NewClient(producerOptions(bootstrap)...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/topics/{topic}/events", func(w http.ResponseWriter, r *http.Request) {
+		body := make([]byte, r.ContentLength)
+		if _, err := io.ReadFull(r.Body, body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		record := &kgo.Record{Topic: r.PathValue("topic"), Key: []byte(r.Header.Get("Postern-Key")), Value: body}
+		done := make(chan error, 1)
+		client.Produce(context.Background(), record, func(_ *kgo.Record, err error) { done <- err })
+		if err := <-done; err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		b := append([]byte(`{"partition":`), strconv.Itoa(int(record.Partition))...)
+		b = append(append(b, `,"offset":`...), strconv.FormatInt(record.Offset, 10)...)
+		_, _ = w.Write(append(b, '}')) // the client may be gone
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	rpc, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	g := grpc.NewServer(grpc.NumStreamWorkers(64))
+	posternv1.RegisterPublisherServer(g, &floorPublisher{client: client})
+	fmt.Printf("http=%s grpc=%s\n", web.Addr(), rpc.Addr())
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(web) }) // ends with Close
+	serving.Go(func() { _ = g.Serve(rpc) })      // ends with Stop
+	<-ctx.Done()
+	g.Stop()
+	err = server.Close()
+	serving.Wait()
+	return err
+}
+
+type floorPublisher struct {
+	posternv1.UnimplementedPublisherServer
+	client *kgo.Client
+}
+
+func (f *floorPublisher) Publish(_ context.Context, request *posternv1.PublishRequest) (*posternv1.PublishResponse, error) {
+	var wait sync.WaitGroup
+	records := make([]*kgo.Record, len(request.Events))
+	var failed error
+	for i, e := range request.Events {
+		records[i] = &kgo.Record{Topic: request.Topic, Key: e.Key, Value: e.Data}
+		wait.Add(1)
+		f.client.Produce(context.Background(), records[i], func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed = err
+			}
+			wait.Done()
+		})
+	}
+	wait.Wait()
+	if failed != nil {
+		return nil, failed
+	}
+	answer := &posternv1.PublishResponse{Results: make([]*posternv1.PublishResult, len(records))}
+	for i, r := range records {
+		answer.Results[i] = &posternv1.PublishResult{Position: &posternv1.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}}
+	}
+	return answer, nil
+}
+
+// serveDirect drives the Kafka client itself on command: a line of
+// "publish TOPIC CALLERS BATCH MILLISECONDS" or "drain TOPIC GROUP EVENTS"
+// on standard input is answered by "EVENTS NANOSECONDS".
+func serveDirect(ctx context.Context, bootstrap string) error {
+	fmt.Println("ready")
+	client, err := kgo.NewClient(producerOptions(bootstrap)...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for {
+		var verb, topic, third string
+		var fourth, fifth int
+		if _, err := fmt.Scanln(&verb, &topic, &third, &fourth, &fifth); err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		began := time.Now()
+		var n int64
+		switch verb {
+		case "publish":
+			callers, err := strconv.Atoi(third)
+			if err != nil {
+				return err
+			}
+			if n, err = publishDirect(ctx, client, topic, callers, fourth, time.Duration(fifth)*time.Millisecond); err != nil {
+				return err
+			}
+		case "drain":
+			if n, err = drainDirect(ctx, bootstrap, topic, third, fourth); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("unknown command %q", verb)
+		}
+		fmt.Println(n, time.Since(began).Nanoseconds())
+	}
+}
+
+// publishDirect has callers produce batches and wait for each, as the gateway's clients do.
+func publishDirect(ctx context.Context, client *kgo.Client, topic string, callers, batch int, length time.Duration) (int64, error) {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var total int64
+	var failed error
+	end := time.Now().Add(length)
+	for c := range callers {
+		all.Go(func() {
+			n := int64(0)
+			value := payload()
+			for i := 0; time.Now().Before(end) && ctx.Err() == nil; i++ {
+				var wait sync.WaitGroup
+				wait.Add(batch)
+				for j := range batch {
+					client.Produce(context.Background(), &kgo.Record{Topic: topic, Key: key(c*1000003 + i*batch + j), Value: value}, func(_ *kgo.Record, err error) {
+						if err != nil {
+							mu.Lock()
+							failed = err
+							mu.Unlock()
+						}
+						wait.Done()
+					})
+				}
+				wait.Wait()
+				n += int64(batch)
+			}
+			mu.Lock()
+			total += n
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	return total, failed
+}
+
+// drainDirect reads events as a bare group consumer that commits every 200 ms.
+func drainDirect(ctx context.Context, bootstrap, topic, group string, events int) (int64, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	n := int64(0)
+	for n < int64(events) {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			return n, err
+		}
+		n += int64(fetches.NumRecords())
+	}
+	return n, nil
+}

@@ -25,8 +25,14 @@ race: ## the tests where goroutines meet, under the race detector
 test-kafka: ## the suites on a real Kafka: KAFKA_BOOTSTRAP's, or 1 and 3 brokers started here
 	tools/test-kafka
 
-faults-kill: ## kill -9 the gateway three times under load on a real Kafka, then check every event's history
-	tools/kill-story
+kill: ## kill -9 the gateway three times under load, then judge every event's history
+	go test -count=1 -v -run TestKillNine ./cmd/gateway
+
+smoke: ## the README's commands on a clean clone
+	tools/smoke
+
+flights: ## 336,000 real flights through HTTP, gRPC and webhooks on a real Kafka; ARGS="-limit 20000"
+	tools/flights $(ARGS)
 
 bench: ## publish and subscribe against floors and the Kafka client, on a real Kafka; ARGS="-quick -only NAME"
 	tools/bench $(ARGS)
@@ -57,4 +63,4 @@ breaking: ## fails if the protos break main's callers
 clean: ## what was built
 	rm -rf bin
 
-.PHONY: help build run test race test-kafka faults-kill bench fuzz generate check-generated lint breaking clean
+.PHONY: help build run test race test-kafka kill smoke flights bench fuzz generate check-generated lint breaking clean

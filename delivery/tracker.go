@@ -18,8 +18,9 @@ import (
 //
 // Entries of one lane (a record key's, or the whole partition's) stand behind
 // one another, and only the first may be lent. An entry without a lane waits
-// for nobody. What may be lent now stands in the ready list, first come first
-// served; what waits for a time (a lease's end, a retry) is in the timers.
+// for nobody. What may be lent now is in the ready heap, lowest offset first,
+// which keeps the span above the committed offset short; what waits for a time
+// (a lease's end, a retry) is in the timers.
 type Tracker struct {
 	order Order
 	retry Retry
@@ -33,8 +34,7 @@ type Tracker struct {
 	restored    progress
 	lanes       map[uint64]*entry // head of each lane that has entries
 	tails       map[uint64]*entry
-	readyFirst  *entry
-	readyLast   *entry
+	ready       readyHeap
 	timers      timers
 
 	bytes     int64 // of unsettled events
@@ -62,7 +62,6 @@ const (
 type entry struct {
 	prev, next *entry // by offset
 	behind     *entry // the next of its lane
-	after      *entry // the next in the ready list
 	tracker    *Tracker
 	record     *event.Record // nil in a run
 	holder     *Attachment   // while lent
@@ -184,19 +183,15 @@ func (t *Tracker) unlink(e *entry) {
 }
 
 func (t *Tracker) makeReady(e *entry) {
-	e.state, e.after = ready, nil
-	if t.readyLast != nil {
-		t.readyLast.after = e
-	} else {
-		t.readyFirst = e
-	}
-	t.readyLast = e
+	e.state = ready
+	t.ready.push(e)
 }
 
 // peek gives the entry that lend would lend, nil when there is none or its
-// settlement might not fit the metadata.
+// settlement might not fit the metadata. The first unsettled entry, when it is
+// ready, is on top of the heap and always fits: lending cannot stop for good.
 func (t *Tracker) peek() *entry {
-	e := t.readyFirst
+	e := t.ready.top()
 	if e == nil || !t.fits(e) {
 		return nil
 	}
@@ -226,11 +221,7 @@ func (t *Tracker) fits(e *entry) bool {
 
 // lend lends the entry that peek gave.
 func (t *Tracker) lend(e *entry, id ID, holder *Attachment, now, due, until time.Duration) {
-	t.readyFirst = e.after
-	if t.readyFirst == nil {
-		t.readyLast = nil
-	}
-	e.after = nil
+	t.ready.pop()
 	t.countAttempts(e, -1)
 	e.attempts++
 	t.countAttempts(e, 1)
@@ -301,11 +292,7 @@ func (t *Tracker) unlendUnseen(e *entry) {
 	t.countAttempts(e, -1)
 	e.attempts--
 	t.countAttempts(e, 1)
-	e.state, e.after = ready, t.readyFirst
-	t.readyFirst = e
-	if t.readyLast == nil {
-		t.readyLast = e
-	}
+	t.makeReady(e)
 }
 
 // wake makes an entry ready whose retry has come due.

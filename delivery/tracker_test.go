@@ -313,6 +313,9 @@ func (m *model) check(t *rapid.T) {
 	if m.tracker.unsettled != unsettled || m.tracker.bytes != bytes {
 		t.Fatalf("counts %d unsettled, %d bytes; there are %d, %d", m.tracker.unsettled, m.tracker.bytes, unsettled, bytes)
 	}
+	if first := m.tracker.first; first != nil && first.state == ready && m.tracker.peek() != first {
+		t.Fatalf("the first unsettled event, %d, is ready and cannot be lent: nothing would ever move", first.from)
+	}
 	runs, lentNow := 0, 0
 	for e := m.tracker.first; e != nil; e = e.next {
 		if e.state == settled {
@@ -365,6 +368,39 @@ func TestMetadataStaysWithinKafkasLimitWhenEverySecondEventIsSettled(t *testing.
 	}
 	if held == 0 {
 		t.Fatal("lending was never held back: the test does not reach the limit")
+	}
+}
+
+// TestManyKeysWithManyOutstandingNeverStopForGood is a drain with a large window: lanes become
+// ready in any order, far above the committed offset, and the metadata's limit
+// holds lending back again and again.
+func TestManyKeysWithManyOutstandingNeverStopForGood(t *testing.T) {
+	const events = 60_000
+	tracker := newTracker(OrderKey, Retry{}.WithDefaults(), 0, progress{})
+	for i := range int64(events) {
+		tracker.offer(&event.Record{Offset: i, Key: fmt.Append(nil, i*i%3000), Value: []byte("v")})
+	}
+	var held []*entry
+	seed, settledCount := uint64(1), 0
+	for settledCount < events {
+		for e := tracker.peek(); e != nil && len(held) < 5000; e = tracker.peek() {
+			tracker.lend(e, 1, nil, 0, 1, 1)
+			held = append(held, e)
+		}
+		if len(held) == 0 {
+			t.Fatalf("after %d of %d events nothing is lent and nothing can be", settledCount, events)
+		}
+		for range min(len(held), 700) {
+			seed = seed*6364136223846793005 + 1442695040888963407
+			i := int(seed>>33) % len(held)
+			tracker.settle(held[i])
+			held[i] = held[len(held)-1]
+			held = held[:len(held)-1]
+			settledCount++
+		}
+		if _, metadata := tracker.commit(); len(metadata) > metadataMaxText {
+			t.Fatalf("%d characters of metadata", len(metadata))
+		}
 	}
 }
 

@@ -4,6 +4,8 @@ package brokertest
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -44,13 +47,21 @@ func NeedsFake(t testing.TB) {
 	}
 }
 
+// NeedsReal skips a test of something that the stand-in does not do as Kafka does.
+func NeedsReal(t testing.TB, why string) {
+	t.Helper()
+	if !Real() {
+		t.Skipf("the stand-in broker %s; it runs in `make test-kafka`", why)
+	}
+}
+
 // New gives the Kafka that the test run is for.
 func New(t testing.TB) *Cluster {
 	t.Helper()
 	if Real() {
 		c := &Cluster{t: t, Bootstrap: strings.Split(os.Getenv("POSTERN_TEST_KAFKA"), ",")}
-		c.prefix = fmt.Sprintf("t%d-", time.Now().UnixNano()%1e12)
-		t.Cleanup(c.deleteTopics)
+		c.prefix = fmt.Sprintf("t%s-", strings.ToLower(rand.Text()[:10]))
+		t.Cleanup(c.remove)
 		return c
 	}
 	return Fake(t)
@@ -88,17 +99,42 @@ func (c *Cluster) Topic(name string, partitions int32, configs ...string) string
 	if _, err := admin.CreateTopic(context.Background(), partitions, -1, settings, name); err != nil {
 		c.t.Fatalf("create topic %s: %v", name, err)
 	}
-	// A real cluster answers before every broker knows the topic.
-	for {
-		details, err := admin.ListTopics(context.Background(), name)
-		if err == nil && details[name].Err == nil && len(details[name].Partitions) == int(partitions) {
-			break
+	c.await("topic "+name, func(ctx context.Context) bool {
+		details, err := admin.ListTopics(ctx, name)
+		if err != nil || details[name].Err != nil || len(details[name].Partitions) != int(partitions) {
+			return false
 		}
-	}
+		for _, p := range details[name].Partitions {
+			if p.Err != nil || p.Leader < 0 {
+				return false
+			}
+		}
+		return true
+	})
 	return name
 }
 
-// Name gives the real name of a topic or group of the test's own, and deletes the topic at the end.
+// patience bounds each wait here for a cluster that may be busy.
+const patience = time.Minute
+
+// await asks until the cluster knows: a real one answers a request to create
+// something before all of its brokers have heard of it.
+func (c *Cluster) await(what string, known func(context.Context) bool) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for !known(ctx) {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			c.t.Fatalf("%s: the cluster does not know it after %s", what, patience)
+		}
+	}
+}
+
+// Name gives the real name of a topic or group of the test's own, which is removed at the end.
 func (c *Cluster) Name(name string) string {
 	name = c.prefix + name
 	c.mu.Lock()
@@ -107,13 +143,18 @@ func (c *Cluster) Name(name string) string {
 	return name
 }
 
-func (c *Cluster) deleteTopics() {
+// remove takes away what Name named, so that a real cluster does not fill up. A
+// name may be a topic's, a group's, both or none's.
+func (c *Cluster) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	admin := c.Admin()
-	_, _ = admin.DeleteTopics(context.Background(), c.made...) // names of groups are among them
+	_, _ = admin.DeleteGroups(ctx, c.made...) // one that still has members expires
+	_, _ = admin.DeleteTopics(ctx, c.made...)
 }
 
 func (c *Cluster) options() []kgo.Opt {
-	opts := []kgo.Opt{kgo.SeedBrokers(c.Bootstrap...), kgo.MetadataMinAge(50 * time.Millisecond)}
+	opts := []kgo.Opt{kgo.SeedBrokers(c.Bootstrap...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.DisableClientMetrics()}
 	if c.Dial != nil {
 		opts = append(opts, kgo.Dialer(c.Dial))
 	}
@@ -181,7 +222,7 @@ func (c *Cluster) Put(records ...*event.Record) {
 // Read gives everything committed in a topic, by an independent client.
 func (c *Cluster) Read(topic string) []*event.Record {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ends, err := c.Admin().ListCommittedOffsets(ctx, topic)
 	if err != nil {
@@ -204,21 +245,25 @@ func (c *Cluster) Read(topic string) []*event.Record {
 	if len(from) == 0 {
 		return nil
 	}
-	cl := c.Kgo(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	cl := c.Kgo(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords()) // the last offset may be a transaction's marker
 	for len(left) > 0 {
 		fetches := cl.PollFetches(ctx)
 		if err := fetches.Err0(); err != nil {
 			c.t.Fatalf("read %s: %v", topic, err)
 		}
 		fetches.EachRecord(func(k *kgo.Record) {
+			if k.Offset+1 >= left[k.Partition] {
+				delete(left, k.Partition)
+			}
+			if k.Attrs.IsControl() {
+				return
+			}
 			r := &event.Record{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset, Timestamp: k.Timestamp, Key: k.Key, Value: k.Value}
 			for _, h := range k.Headers {
 				r.Headers = append(r.Headers, event.Header{Name: h.Key, Value: h.Value})
 			}
 			records = append(records, r)
-			if k.Offset+1 >= left[k.Partition] {
-				delete(left, k.Partition)
-			}
 		})
 	}
 	return records
@@ -228,6 +273,9 @@ func (c *Cluster) Read(topic string) []*event.Record {
 func (c *Cluster) Committed(group, topic string, partition int32) (int64, string) {
 	c.t.Helper()
 	offsets, err := c.Admin().FetchOffsets(context.Background(), group)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return -1, ""
+	}
 	if err != nil {
 		c.t.Fatal(err)
 	}

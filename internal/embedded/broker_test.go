@@ -38,6 +38,7 @@ func client(t *testing.T, b *Broker, more ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	cl, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(b.Addr()), kgo.AllowAutoTopicCreation(), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond),
+		kgo.DisableClientMetrics(), // its last word would wait for a broker that is closed
 	}, more...)...)
 	if err != nil {
 		t.Fatal(err)

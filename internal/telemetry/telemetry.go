@@ -1,6 +1,11 @@
 // Package telemetry sets up OpenTelemetry and slog. It knows nothing of the
 // domain: packages measure with the OpenTelemetry API and name their own
 // metrics.
+//
+// Metrics are served for Prometheus; spans and metrics are pushed over OTLP
+// where a collector is named. A collector that is down delays nothing: what is
+// not taken in time is dropped and told in one line a minute (report.go). The
+// logger is log.go's.
 package telemetry
 
 import (
@@ -8,11 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
-	"sync/atomic"
+	"strings"
+	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -34,20 +42,16 @@ import (
 
 // Options of telemetry.
 type Options struct {
+	// ServiceName in spans and metrics. Default: OTEL_SERVICE_NAME, then "postern".
+	ServiceName string `yaml:"service_name"`
 	// Log settings.
 	Log Log `yaml:"log"`
 	// OTLP export; off without an endpoint. OTEL_EXPORTER_OTLP_ENDPOINT is read too.
 	OTLP OTLP `yaml:"otlp"`
+	// Prometheus serves /metrics. Default true.
+	Prometheus *bool `yaml:"prometheus"`
 	// SampleRatio of traces that begin here; a caller's own decision is kept. Default 0.01.
 	SampleRatio *float64 `yaml:"sample_ratio"`
-}
-
-// Log settings.
-type Log struct {
-	// Level is debug, info (default), warn or error.
-	Level slog.Level `yaml:"level"`
-	// Format is text (default) or json.
-	Format string `yaml:"format"`
 }
 
 // OTLP settings.
@@ -68,11 +72,19 @@ const (
 // Validate reports everything wrong with o, each as a *setting.Error.
 func (o Options) Validate() error {
 	var errs []error
-	if o.Log.Format != "" && o.Log.Format != "text" && o.Log.Format != "json" {
-		errs = append(errs, &setting.Error{Path: "log.format", Message: fmt.Sprintf("%q is not offered: use text or json", o.Log.Format)})
+	bad := func(path, format string, args ...any) {
+		errs = append(errs, &setting.Error{Path: path, Message: fmt.Sprintf(format, args...)})
 	}
-	if r := o.SampleRatio; r != nil && (*r < 0 || *r > 1) {
-		errs = append(errs, &setting.Error{Path: "sample_ratio", Message: fmt.Sprintf("%g is out of range: 0 to 1", *r)})
+	if o.Log.Format != "" && o.Log.Format != "text" && o.Log.Format != "json" {
+		bad("log.format", "%q is not offered: use text or json", o.Log.Format)
+	}
+	if r := o.SampleRatio; r != nil && !(*r >= 0 && *r <= 1) { // not a number is out of range too
+		bad("sample_ratio", "%g is out of range: 0 to 1", *r)
+	}
+	if e := o.OTLP.Endpoint; e != "" {
+		if _, port, err := net.SplitHostPort(e); err != nil || port == "" || strings.Contains(e, "/") {
+			bad("otlp.endpoint", "%q is not host:port: leave the scheme out, and set otlp.insecure for a collector without TLS", e)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -81,118 +93,155 @@ func (o Options) Validate() error {
 type Telemetry struct {
 	Tracer   trace.Tracer
 	Meter    metric.Meter
-	registry *prometheus.Registry
+	registry *prometheus.Registry // nil: not served
 	stop     []func(context.Context) error
 }
 
-// NewLogger makes the program's logger. Lines within a trace carry its ids.
-func NewLogger(l Log) *slog.Logger {
-	var h slog.Handler = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l.Level})
-	if l.Format == "json" {
-		h = slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l.Level})
-	}
-	return slog.New(traced{h})
-}
-
-// traced adds the ids of the context's span.
-type traced struct{ slog.Handler }
-
-func (t traced) Handle(ctx context.Context, r slog.Record) error {
-	if s := trace.SpanContextFromContext(ctx); s.IsValid() {
-		r.AddAttrs(slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
-	}
-	return t.Handler.Handle(ctx, r)
-}
-
-func (t traced) WithAttrs(a []slog.Attr) slog.Handler { return traced{t.Handler.WithAttrs(a)} }
-func (t traced) WithGroup(name string) slog.Handler   { return traced{t.Handler.WithGroup(name)} }
-
-// exportErrorEvery bounds the lines about a collector that cannot be reached.
-const exportErrorEvery = time.Minute
-
-// Start sets the global propagator, and makes the tracer and the meter. A
-// collector that is down delays nothing.
+// Start sets the process's propagator and where OpenTelemetry complains to, and
+// makes the tracer and the meter. instance may be "".
 func Start(ctx context.Context, o Options, service, version, instance string, log *slog.Logger) (*Telemetry, error) {
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
-	var last atomic.Int64
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		now := time.Now().Unix()
-		if before := last.Load(); now-before >= int64(exportErrorEvery/time.Second) && last.CompareAndSwap(before, now) {
-			log.Warn("telemetry is not being exported", "error", err)
-		}
-	}))
-	about := resource.NewSchemaless(
-		attribute.String("service.name", service),
-		attribute.String("service.version", version),
-		attribute.String("service.instance.id", instance))
-	t := &Telemetry{registry: prometheus.NewRegistry()}
-	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
-	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry), otelprometheus.WithoutScopeInfo())
+	reporter := newReporter(log, o.OTLP)
+	otel.SetErrorHandler(reporter)
+	otel.SetLogger(logr.New(sink{reporter}))
+	about, err := o.resource(ctx, service, version, instance)
 	if err != nil {
-		return nil, fmt.Errorf("prometheus: %w", err)
+		return nil, err
 	}
-	metrics := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithReader(exporter)}
+	t := &Telemetry{}
+	if err := t.trace(ctx, o, about); err != nil {
+		return nil, err
+	}
+	if err := t.measure(ctx, o, about); err != nil {
+		return nil, errors.Join(err, t.Stop(ctx))
+	}
+	return t, nil
+}
+
+// resource says who measures. What is set here wins over OTEL_SERVICE_NAME and
+// OTEL_RESOURCE_ATTRIBUTES, and those over what the program knows of itself.
+func (o Options) resource(ctx context.Context, service, version, instance string) (*resource.Resource, error) {
+	own := []attribute.KeyValue{attribute.String("service.name", service), attribute.String("service.version", version)}
+	if instance != "" {
+		own = append(own, attribute.String("service.instance.id", instance))
+	}
+	var set []attribute.KeyValue
+	if o.ServiceName != "" {
+		set = append(set, attribute.String("service.name", o.ServiceName))
+	}
+	environment, err := resource.New(ctx, resource.WithFromEnv())
+	if err != nil { // OpenTelemetry's rule: told, and not used
+		otel.Handle(fmt.Errorf("read OTEL_RESOURCE_ATTRIBUTES: %w", err))
+		environment = resource.Empty()
+	}
+	about := resource.NewSchemaless(own...)
+	for _, more := range []*resource.Resource{environment, resource.NewSchemaless(set...)} {
+		if about, err = resource.Merge(about, more); err != nil {
+			return nil, fmt.Errorf("say who measures: %w", err)
+		}
+	}
+	return about, nil
+}
+
+func (t *Telemetry) trace(ctx context.Context, o Options, about *resource.Resource) error {
+	if !o.OTLP.wanted("TRACES") {
+		t.Tracer = noop.NewTracerProvider().Tracer(scope) // nobody takes spans: contexts go on from caller to Kafka, nothing is recorded
+		return nil
+	}
 	ratio := defaultSampleRatio
 	if o.SampleRatio != nil {
 		ratio = *o.SampleRatio
 	}
-	t.Tracer = noop.NewTracerProvider().Tracer(scope) // nobody takes spans: contexts go on from caller to Kafka, nothing is recorded
-	if o.OTLP.Endpoint != "" || os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" {
-		spans, measures, err := o.OTLP.exporters(ctx)
-		if err != nil {
-			return nil, err
-		}
-		tracers := sdktrace.NewTracerProvider(sdktrace.WithResource(about),
-			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))), sdktrace.WithBatcher(spans))
-		t.Tracer, t.stop = tracers.Tracer(scope), append(t.stop, tracers.Shutdown)
-		metrics = append(metrics, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(measures)))
+	var opts []otlptracegrpc.Option
+	if o.OTLP.Endpoint != "" {
+		opts = append(opts, otlptracegrpc.WithEndpoint(o.OTLP.Endpoint))
 	}
-	meters := sdkmetric.NewMeterProvider(metrics...)
-	t.Meter, t.stop = meters.Meter(scope), append(t.stop, meters.Shutdown)
-	return t, nil
+	if o.OTLP.Insecure {
+		opts = append(opts, otlptracegrpc.WithInsecure())
+	}
+	if len(o.OTLP.Headers) > 0 {
+		opts = append(opts, otlptracegrpc.WithHeaders(o.OTLP.headers()))
+	}
+	exporter, err := otlptracegrpc.New(ctx, opts...)
+	if err != nil {
+		return fmt.Errorf("otlp traces: %w", err)
+	}
+	tracers := sdktrace.NewTracerProvider(sdktrace.WithResource(about),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))), sdktrace.WithBatcher(exporter))
+	t.Tracer, t.stop = tracers.Tracer(scope), append(t.stop, tracers.Shutdown)
+	return nil
 }
 
-func (o OTLP) exporters(ctx context.Context) (sdktrace.SpanExporter, sdkmetric.Exporter, error) {
-	var spanOptions []otlptracegrpc.Option
-	var metricOptions []otlpmetricgrpc.Option
-	if o.Endpoint != "" {
-		spanOptions = append(spanOptions, otlptracegrpc.WithEndpoint(o.Endpoint))
-		metricOptions = append(metricOptions, otlpmetricgrpc.WithEndpoint(o.Endpoint))
-	}
-	if o.Insecure {
-		spanOptions = append(spanOptions, otlptracegrpc.WithInsecure())
-		metricOptions = append(metricOptions, otlpmetricgrpc.WithInsecure())
-	}
-	if len(o.Headers) > 0 {
-		headers := map[string]string{}
-		for name, value := range o.Headers {
-			headers[name] = value.Reveal()
+func (t *Telemetry) measure(ctx context.Context, o Options, about *resource.Resource) error {
+	opts := []sdkmetric.Option{sdkmetric.WithResource(about)}
+	if o.Prometheus == nil || *o.Prometheus {
+		t.registry = prometheus.NewRegistry()
+		t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry), otelprometheus.WithoutScopeInfo())
+		if err != nil {
+			return fmt.Errorf("prometheus: %w", err)
 		}
-		spanOptions = append(spanOptions, otlptracegrpc.WithHeaders(headers))
-		metricOptions = append(metricOptions, otlpmetricgrpc.WithHeaders(headers))
+		opts = append(opts, sdkmetric.WithReader(exporter))
 	}
-	spans, err := otlptracegrpc.New(ctx, spanOptions...)
-	if err != nil {
-		return nil, nil, fmt.Errorf("otlp traces: %w", err)
+	if o.OTLP.wanted("METRICS") {
+		var push []otlpmetricgrpc.Option
+		if o.OTLP.Endpoint != "" {
+			push = append(push, otlpmetricgrpc.WithEndpoint(o.OTLP.Endpoint))
+		}
+		if o.OTLP.Insecure {
+			push = append(push, otlpmetricgrpc.WithInsecure())
+		}
+		if len(o.OTLP.Headers) > 0 {
+			push = append(push, otlpmetricgrpc.WithHeaders(o.OTLP.headers()))
+		}
+		exporter, err := otlpmetricgrpc.New(ctx, push...)
+		if err != nil {
+			return fmt.Errorf("otlp metrics: %w", err)
+		}
+		opts = append(opts, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)))
 	}
-	measures, err := otlpmetricgrpc.New(ctx, metricOptions...)
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("otlp metrics: %w", err), spans.Shutdown(ctx))
+	meters := sdkmetric.NewMeterProvider(opts...)
+	t.Meter, t.stop = meters.Meter(scope), append(t.stop, meters.Shutdown)
+	return nil
+}
+
+// wanted reports whether a signal, TRACES or METRICS, has a collector.
+func (o OTLP) wanted(signal string) bool {
+	return o.Endpoint != "" || os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
+}
+
+func (o OTLP) headers() map[string]string {
+	plain := map[string]string{}
+	for name, value := range o.Headers {
+		plain[name] = value.Reveal()
 	}
-	return spans, measures, nil
+	return plain
 }
 
 // Handler serves the metrics for Prometheus.
 func (t *Telemetry) Handler() http.Handler {
+	if t.registry == nil {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "metrics are not served here: set telemetry.prometheus to true", http.StatusNotFound)
+		})
+	}
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
 }
 
-// Stop sends what is not sent yet, until ctx ends.
+// stopLimit bounds Stop where the caller does not: spans that a collector has
+// not taken by then are not worth a slower exit.
+const stopLimit = 5 * time.Second
+
+// Stop sends what is not sent yet, until ctx ends. Spans and metrics go side by
+// side, so that a collector that hangs on one does not cost the other its time.
 func (t *Telemetry) Stop(ctx context.Context) error {
-	var errs []error
-	for _, stop := range t.stop {
-		errs = append(errs, stop(ctx))
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	errs := make([]error, len(t.stop))
+	var all sync.WaitGroup
+	for i, stop := range t.stop {
+		all.Go(func() { errs[i] = stop(ctx) })
 	}
+	all.Wait()
 	return errors.Join(errs...)
 }

@@ -85,8 +85,10 @@ func newBench(ctx context.Context, s settings) (*bench, error) {
 	for name, args := range map[string][]string{
 		"floor":  {self, "-role", "floor", "-bootstrap", s.bootstrap},
 		"direct": {self, "-role", "direct", "-bootstrap", s.bootstrap},
-		"gateway": {s.gateway, "run", "--kafka-brokers", s.bootstrap, "--listen-http", "127.0.0.1:0", "--listen-grpc", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0",
-			"--telemetry-log-format", "text"},
+		"gateway": {
+			s.gateway, "run", "--kafka-brokers", s.bootstrap, "--listen-http", "127.0.0.1:0", "--listen-grpc", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0",
+			"--telemetry-log-format", "text",
+		},
 	} {
 		p, err := start(ctx, name, args)
 		if err != nil {

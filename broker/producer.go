@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -18,11 +17,6 @@ const (
 	AllReplicas Durability = iota // every in-sync replica, idempotent producer
 	Leader                        // the partition's leader only
 )
-
-// recordDeliveryTimeout bounds how long a record that nobody waits for any
-// more may occupy the buffer while Kafka is away. Longer than any caller
-// waits by default, so that it never answers before the caller's own deadline.
-const recordDeliveryTimeout = 60 * time.Second
 
 // Producer writes records. It is safe for concurrent use.
 type Producer struct {
@@ -41,7 +35,8 @@ func (c *Client) NewProducer() (*Producer, error) {
 		// Kafka compares the compressed batch with the topic's limit; ours is on
 		// the event. The client refuses a batch above this by itself.
 		kgo.ProducerBatchMaxBytes(int32(c.options.MaxEventBytes) + 64<<10),
-		kgo.RecordDeliveryTimeout(recordDeliveryTimeout),
+		// No delivery timeout: the client counts it from the record's timestamp,
+		// which a publisher may set to years ago. The buffer's bytes are the bound.
 		kgo.UnknownTopicRetries(2),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 	}, c.base...)

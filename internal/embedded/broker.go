@@ -150,7 +150,7 @@ var legalTopic = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 // wants created, before the stand-in answers. Its own way (AllowAutoTopicCreation)
 // does not write the new topic down before Close: after a kill the topic would
 // be gone, with everything that was acknowledged in it.
-func (b *Broker) createTopics(request kmsg.Request) (kmsg.Response, error, bool) { //nolint:staticcheck // the signature is kfake's
+func (b *Broker) createTopics(request kmsg.Request) (kmsg.Response, error, bool) {
 	metadata, ok := request.(*kmsg.MetadataRequest)
 	if !ok || !metadata.AllowAutoTopicCreation {
 		return nil, nil, false

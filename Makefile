@@ -7,7 +7,7 @@ GOFUMPT := go tool -modfile=tools/go.mod gofumpt
 FUZZTIME ?= 30s
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/postern
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/postern ./cmd/gateway
@@ -33,6 +33,12 @@ smoke: ## the README's commands on a clean clone
 
 flights: ## 336,000 real flights through HTTP, gRPC and webhooks on a real Kafka; ARGS="-limit 20000"
 	tools/flights $(ARGS)
+
+interop: ## the official CloudEvents SDKs, standardwebhooks and grpcio, unmodified
+	interop/run
+
+k6: ## every k6 script for a few seconds against a gateway of its own
+	tools/k6-smoke
 
 bench: ## publish and subscribe against floors and the Kafka client, on a real Kafka; ARGS="-quick -only NAME"
 	tools/bench $(ARGS)
@@ -63,4 +69,4 @@ breaking: ## fails if the protos break main's callers
 clean: ## what was built
 	rm -rf bin
 
-.PHONY: help build run test race test-kafka kill smoke flights bench fuzz generate check-generated lint breaking clean
+.PHONY: help build run test race test-kafka kill smoke flights interop k6 bench fuzz generate check-generated lint breaking clean

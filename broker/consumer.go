@@ -142,7 +142,9 @@ func (consumer *Consumer) beginPatiently(ctx context.Context) error {
 	defer cancel()
 	for {
 		err := consumer.begin(ctx)
-		if fault.KindOf(err) != fault.KindUnavailable {
+		// A topic created a moment ago may not be in the client's metadata yet.
+		created := consumer.client.options.AutoCreateTopics && fault.Is(err, fault.UnknownTopic)
+		if fault.KindOf(err) != fault.KindUnavailable && !created {
 			return err
 		}
 		select {

@@ -69,6 +69,8 @@ func TestProduceAnswersWhereEachEventIs(t *testing.T) {
 				records = append(records, record(topic, fmt.Sprint("key-", i%7), fmt.Sprint("value-", i)))
 			}
 			answers := produce(t, c.Producer(c.Client()), durability, records...)
+			// What only the leader has is not shown to readers yet.
+			eventually(t, "everything is readable", func() bool { return len(c.Read(topic)) >= len(records) })
 			stored := map[event.Position]string{}
 			for _, r := range c.Read(topic) {
 				stored[r.Position()] = string(r.Value)
@@ -364,5 +366,18 @@ func TestAfterCloseTheProducerSaysItIsShuttingDown(t *testing.T) {
 	p.Close()
 	for _, durability := range []broker.Durability{broker.AllReplicas, broker.Leader} {
 		expectReason(t, produce(t, p, durability, record(topic, "", "x"))[0].err, fault.ShuttingDown)
+	}
+}
+
+// The client counts its own delivery timeout from the record's timestamp.
+func TestAnEventOfLastYearIsPublished(t *testing.T) {
+	c := brokertest.New(t)
+	topic := c.Topic("orders", 1)
+	for _, durability := range []broker.Durability{broker.AllReplicas, broker.Leader} {
+		r := record(topic, "", "x")
+		r.Timestamp = time.Now().AddDate(-1, 0, 0)
+		if a := produce(t, c.Producer(c.Client()), durability, r)[0]; a.err != nil {
+			t.Error(a.err)
+		}
 	}
 }

@@ -151,7 +151,9 @@ func (e *Event) setAttribute(field, name, value string) error {
 }
 
 // decodeHeaderValue reads an attribute's value (HTTP binding, section 3.1.3.2):
-// a double-quoted form is unquoted first, then exactly one round of percent-decoding.
+// a double-quoted form is unquoted first, then exactly one round of
+// percent-decoding. A % that begins no encoded byte stands for itself: the
+// official SDK of Python sends values as they are.
 func decodeHeaderValue(v string) (string, error) {
 	if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
 		var b strings.Builder
@@ -172,19 +174,14 @@ func decodeHeaderValue(v string) (string, error) {
 	}
 	var b strings.Builder
 	for i := 0; i < len(v); i++ {
-		if v[i] != '%' {
-			b.WriteByte(v[i])
-			continue
+		if v[i] == '%' && i+2 < len(v) {
+			if n, err := strconv.ParseUint(v[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 2
+				continue
+			}
 		}
-		if i+2 >= len(v) {
-			return "", errPercent
-		}
-		n, err := strconv.ParseUint(v[i+1:i+3], 16, 8)
-		if err != nil {
-			return "", errPercent
-		}
-		b.WriteByte(byte(n))
-		i += 2
+		b.WriteByte(v[i])
 	}
 	if !utf8.ValidString(b.String()) {
 		return "", errNotUTF8
@@ -196,10 +193,7 @@ type textError string
 
 func (e textError) Error() string { return string(e) }
 
-const (
-	errNotUTF8 = textError("the value is not valid UTF-8")
-	errPercent = textError("a % is not followed by two hexadecimal digits")
-)
+const errNotUTF8 = textError("the value is not valid UTF-8")
 
 // encodeHeaderValue is the inverse: space, double quote, percent and everything
 // outside U+0021 to U+007E is percent-encoded.

@@ -81,7 +81,7 @@ func TestModeIsToldByTheContentTypeBatchFirst(t *testing.T) {
 // CloudEvents HTTP binding, section 3.1.3.2.
 func TestHeaderValuesArePercentDecodedOnceAfterUnquoting(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain": "plain", "caf%C3%A9": "caf\u00e9", "caf%c3%a9": "caf\u00e9", `"a b"`: "a b", `"a\"b"`: `a"b`, "%2520": "%20", "Euro%20%E2%82%AC%20%F0%9F%98%80": "Euro \u20ac \U0001F600",
+		"plain": "plain", "caf%C3%A9": "caf\u00e9", "caf%c3%a9": "caf\u00e9", `"a b"`: "a b", `"a\"b"`: `a"b`, "%2520": "%20", "100 %": "100 %", "%4": "%4", "%GG%41": "%GGA", "Euro%20%E2%82%AC%20%F0%9F%98%80": "Euro \u20ac \U0001F600",
 	} {
 		got, err := decodeHeaderValue(in)
 		if err != nil || got != want {
@@ -91,7 +91,7 @@ func TestHeaderValuesArePercentDecodedOnceAfterUnquoting(t *testing.T) {
 			t.Errorf("%q encoded and decoded is %q, %v", want, back, err)
 		}
 	}
-	for _, in := range []string{"%C0%A0", "%", "%4", "%GG", "\xff"} {
+	for _, in := range []string{"%C0%A0", "%FF", "\xff"} {
 		if got, err := decodeHeaderValue(in); err == nil {
 			t.Errorf("%q is taken as %q", in, got)
 		}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -139,7 +140,9 @@ func (c *Cluster) Name(name string) string {
 	name = c.prefix + name
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.made = append(c.made, name)
+	if !slices.Contains(c.made, name) { // Kafka refuses to remove one twice
+		c.made = append(c.made, name)
+	}
 	return name
 }
 

@@ -1,0 +1,108 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/postern-dev/postern/broker"
+)
+
+// awaitCommit waits until each partition's version is in Kafka; false if one
+// of them will not be.
+func (q *Queue) awaitCommit(ctx context.Context, versions map[*partition]uint64) bool {
+	gone := false
+	return q.await(ctx, func() bool {
+		for p, version := range versions {
+			if p.committed >= version {
+				continue
+			}
+			if q.trackers[p.at] != p {
+				gone = true
+				return true
+			}
+			wake(q.commitWake)
+			wake(q.commitNow)
+			return false
+		}
+		return true
+	}) && !gone
+}
+
+// commitLoop commits what changed, at most every commitInterval. A settlement
+// that waits for its commit starts one at once, and those that come while it
+// is under way share the next.
+func (q *Queue) commitLoop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-q.commitWake:
+		}
+		timer.Reset(commitInterval)
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-timer.C:
+		case <-q.commitNow:
+		}
+		q.commit(q.ctx, nil)
+	}
+}
+
+// commit writes the positions of the given partitions (nil: of all that
+// changed) and tells who waits.
+func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool) {
+	select {
+	case q.committing <- struct{}{}:
+		defer func() { <-q.committing }()
+	case <-ctx.Done():
+		return
+	}
+	what := map[broker.TopicPartition]broker.Committing{}
+	versions := map[*partition]uint64{}
+	q.mu.Lock()
+	for tp, p := range q.trackers {
+		if p.stopped || p.version == p.committed || only != nil && !only[tp] {
+			continue
+		}
+		offset, metadata := p.commit()
+		what[tp] = broker.Committing{Offset: offset, Metadata: metadata}
+		versions[p] = p.version
+	}
+	q.mu.Unlock()
+	if len(what) == 0 {
+		return
+	}
+	refused, err := q.consumer.Commit(ctx, what)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	failed := false
+	for p, version := range versions {
+		if why := errors.Join(err, refused[p.at]); why != nil {
+			failed = true
+			q.metrics.commitFailed(1)
+			if q.ctx.Err() == nil {
+				q.log.Warn("a commit failed; it is tried again", "partition", p.at.String(), "offset", what[p.at].Offset, "error", why)
+			}
+			continue
+		}
+		p.committed = max(p.committed, version)
+	}
+	if failed && only == nil {
+		time.AfterFunc(commitRetry, func() { wake(q.commitWake) })
+	}
+	for _, p := range q.trackers {
+		if p.version != p.committed && !failed {
+			wake(q.commitWake)
+			break
+		}
+	}
+	q.signal()
+}
+
+// commitRetry is the wait after a failed commit.
+const commitRetry = time.Second
+

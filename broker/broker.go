@@ -204,6 +204,10 @@ type Client struct {
 // most four small requests a second while something is missing.
 const metadataMinAge = 250 * time.Millisecond
 
+// metadataMaxAge is how soon a new partition of a topic is read and written;
+// the client's default is 5 minutes. A small request a minute for each client.
+const metadataMaxAge = time.Minute
+
 // New makes a Client. It connects lazily: a cluster that is down is no error here.
 func New(o Options) (*Client, error) {
 	o = o.WithDefaults()
@@ -215,6 +219,7 @@ func New(o Options) (*Client, error) {
 		kgo.ClientID(o.ClientID),
 		kgo.MinVersions(kversion.V2_4_0()),
 		kgo.MetadataMinAge(metadataMinAge),
+		kgo.MetadataMaxAge(metadataMaxAge),
 		kgo.WithLogger(logger{o.Logger}),
 		kgo.DisableClientMetrics(), // KIP-714 would push our internals to the cluster's operators unasked
 	}

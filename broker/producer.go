@@ -2,7 +2,10 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -18,10 +21,45 @@ const (
 	Leader                        // the partition's leader only
 )
 
+// recordLife bounds how long a record may occupy the buffer while Kafka does not
+// take it: without a bound one topic short of replicas fills the buffer, and
+// publishing to every other topic stops with it. Longer than any caller waits by
+// default, so that it never answers before the caller's own deadline. The
+// client's RecordDeliveryTimeout would count from the record's timestamp, which
+// a publisher may set to years ago.
+const recordLife = 60 * time.Second
+
 // Producer writes records. It is safe for concurrent use.
 type Producer struct {
 	all, leader *kgo.Client
 	auto        bool
+	generation  atomic.Pointer[generation]
+}
+
+// generation is the context of all records produced within a second: one timer
+// for them instead of one for each. It is cancelled, not left to expire: the
+// client takes a deadline that passes while it asks for its producer id for a
+// fatal failure. The client heeds it only while Kafka surely does not have the record.
+type generation struct {
+	context.Context
+	closes time.Time // to new records
+}
+
+const generationSpan = time.Second
+
+func (p *Producer) life(now time.Time) context.Context {
+	current := p.generation.Load()
+	if current != nil && now.Before(current.closes) {
+		return current
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	next := &generation{ctx, now.Add(generationSpan)}
+	if !p.generation.CompareAndSwap(current, next) {
+		cancel()
+		return p.generation.Load()
+	}
+	time.AfterFunc(recordLife+generationSpan, cancel)
+	return next
 }
 
 // NewProducer makes the cluster's producer: one client for ALL_REPLICAS, one
@@ -35,8 +73,7 @@ func (c *Client) NewProducer() (*Producer, error) {
 		// Kafka compares the compressed batch with the topic's limit; ours is on
 		// the event. The client refuses a batch above this by itself.
 		kgo.ProducerBatchMaxBytes(int32(c.options.MaxEventBytes) + 64<<10),
-		// No delivery timeout: the client counts it from the record's timestamp,
-		// which a publisher may set to years ago. The buffer's bytes are the bound.
+		// No delivery timeout of the client's: see recordLife.
 		kgo.UnknownTopicRetries(2),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 	}, c.base...)
@@ -67,9 +104,10 @@ func (p *Producer) Produce(r *event.Record, durability Durability, done func(eve
 		client = p.leader
 	}
 	k := toRecord(r)
+	k.Context = p.life(time.Now())
 	var chosen *choice
 	if k.Partition != event.AnyPartition {
-		chosen = &choice{Context: context.Background(), partition: k.Partition}
+		chosen = &choice{Context: k.Context, partition: k.Partition}
 		k.Context = chosen
 	}
 	client.TryProduce(context.Background(), k, func(k *kgo.Record, err error) {
@@ -85,6 +123,9 @@ func (p *Producer) produceFault(err error, topic string, chosen *choice) error {
 	if chosen != nil && chosen.missing {
 		return fault.New(fault.UnknownPartition, "topic %s has no partition %d: leave the partition out or choose one it has (%w)", topic, chosen.partition, err).
 			With("topic", topic).With("partition", fmt.Sprint(chosen.partition))
+	}
+	if errors.Is(err, context.Canceled) {
+		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka did not take the event within %s: it is given up (%w)", topic, recordLife, err).With("topic", topic)
 	}
 	f := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
 	if f.Reason == fault.UnknownTopic && !p.auto {

@@ -48,15 +48,16 @@ const (
 	LingerPull   = 60 * time.Second
 )
 
-// NewQueues makes the instance's queues; its name is chosen at random.
-func NewQueues(kafka *broker.Client, letters Letters, log *slog.Logger, meter metric.Meter) *Queues {
+// NewInstance chooses the name of a gateway that starts.
+func NewInstance() Instance {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return &Queues{
-		kafka: kafka, letters: letters, log: log, meter: meter,
-		instance: Instance(binary.BigEndian.Uint32(b[:]) >> (32 - (64 - sequenceBits))),
-		running:  map[string]*running{},
-	}
+	return Instance(binary.BigEndian.Uint32(b[:]) >> (32 - (64 - sequenceBits)))
+}
+
+// NewQueues makes the instance's queues.
+func NewQueues(instance Instance, kafka *broker.Client, letters Letters, log *slog.Logger, meter metric.Meter) *Queues {
+	return &Queues{kafka: kafka, letters: letters, log: log, meter: meter, instance: instance, running: map[string]*running{}}
 }
 
 // Instance names this gateway in leases.

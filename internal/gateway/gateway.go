@@ -76,7 +76,8 @@ func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
 
 func (g *Gateway) build(ctx context.Context, o Options) error {
 	var err error
-	if g.telemetry, err = telemetry.Start(ctx, g.config.Telemetry, "postern", o.Version, "", g.log); err != nil {
+	instance := delivery.NewInstance()
+	if g.telemetry, err = telemetry.Start(ctx, g.config.Telemetry, "postern", o.Version, instance.String(), g.log); err != nil {
 		return err
 	}
 	validator, err := protovalidate.New(protovalidate.WithMessages(
@@ -87,7 +88,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	policy := authz.Open()
 	publisher := publish.New(g.config.Publish, policy, &schema.Checker{}, g.producer, g.telemetry.Tracer, g.telemetry.Meter)
-	g.queues = delivery.NewQueues(g.kafka, g.producer, g.log, g.telemetry.Meter)
+	g.queues = delivery.NewQueues(instance, g.kafka, g.producer, g.log, g.telemetry.Meter)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
 	subscriber := subscribe.NewServer(g.queues, g.config, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
 

@@ -105,4 +105,3 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 
 // commitRetry is the wait after a failed commit.
 const commitRetry = time.Second
-

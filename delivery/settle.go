@@ -110,4 +110,3 @@ func (q *Queue) gone(id ID) Outcome {
 	}
 	return Stale
 }
-

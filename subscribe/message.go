@@ -9,16 +9,40 @@ import (
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
-// deliveryOf writes a lease as its message.
-func deliveryOf(l *delivery.Lease) *posternv1.Delivery {
-	m := &posternv1.Delivery{
-		DeliveryId: uint64(l.ID), Event: wire.Event(l.Record), Position: wire.Position(l.Record.Position()),
-		Attempt: int32(l.Attempt), LeaseExpires: timestamppb.New(l.Deadline), Appended: wire.Time(l.Record.Timestamp),
+// letter is the memory of one delivery's message: a batch is one allocation,
+// where message by message it would be five for each event.
+type letter struct {
+	delivery                     posternv1.Delivery
+	event                        posternv1.Event
+	position                     posternv1.Position
+	expires, appended, timestamp timestamppb.Timestamp
+}
+
+// deliveriesOf writes leases as their messages.
+func deliveriesOf(leases []delivery.Lease) []*posternv1.Delivery {
+	letters := make([]letter, len(leases))
+	all := make([]*posternv1.Delivery, len(leases))
+	for i := range leases {
+		all[i] = letters[i].fill(&leases[i])
+	}
+	return all
+}
+
+func (m *letter) fill(l *delivery.Lease) *posternv1.Delivery {
+	wire.FillEvent(&m.event, &m.timestamp, l.Record)
+	wire.FillTime(&m.expires, l.Deadline)
+	m.position.Topic, m.position.Partition, m.position.Offset = l.Record.Topic, l.Record.Partition, l.Record.Offset
+	d := &m.delivery
+	d.DeliveryId, d.Attempt = uint64(l.ID), int32(l.Attempt)
+	d.Event, d.Position, d.LeaseExpires = &m.event, &m.position, &m.expires
+	if !l.Record.Timestamp.IsZero() {
+		wire.FillTime(&m.appended, l.Record.Timestamp)
+		d.Appended = &m.appended
 	}
 	if l.LastFailure != "" {
-		m.LastFailure = wire.Status(fault.New(fault.AttemptFailed, "%s", l.LastFailure))
+		d.LastFailure = wire.Status(fault.New(fault.AttemptFailed, "%s", l.LastFailure))
 	}
-	return m
+	return d
 }
 
 // settlementsOf reads what a client says: first the short acks, then the rest.

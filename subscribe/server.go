@@ -115,9 +115,7 @@ func (s *Server) Pull(ctx context.Context, request *posternv1.PullRequest) (*pos
 	case err != nil:
 		return nil, err
 	}
-	for i := range leases {
-		answer.Deliveries = append(answer.Deliveries, deliveryOf(&leases[i]))
-	}
+	answer.Deliveries = deliveriesOf(leases)
 	return answer, nil
 }
 

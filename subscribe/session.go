@@ -134,10 +134,7 @@ func protoJSON(m proto.Message) []byte {
 // sendDeliveries makes what sends a batch of leases as a message.
 func sendDeliveries(send func(*posternv1.SubscribeResponse) error) func([]delivery.Lease) error {
 	return func(leases []delivery.Lease) error {
-		batch := &posternv1.DeliveryBatch{Deliveries: make([]*posternv1.Delivery, len(leases))}
-		for i := range leases {
-			batch.Deliveries[i] = deliveryOf(&leases[i])
-		}
+		batch := &posternv1.DeliveryBatch{Deliveries: deliveriesOf(leases)}
 		return send(&posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Deliveries{Deliveries: batch}})
 	}
 }

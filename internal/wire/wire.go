@@ -54,11 +54,21 @@ func FromEvent(m *posternv1.Event) event.Event {
 
 // Event writes a record as an event's message. Bytes are shared.
 func Event(r *event.Record) *posternv1.Event {
+	m := &posternv1.Event{}
+	FillEvent(m, &timestamppb.Timestamp{}, r)
+	return m
+}
+
+// FillEvent is Event into memory of the caller's: timestamp becomes m's own.
+// Batches of deliveries are written into one allocation each that way.
+func FillEvent(m *posternv1.Event, timestamp *timestamppb.Timestamp, r *event.Record) {
 	e := r.Event()
-	m := &posternv1.Event{
-		Id: e.ID, Source: e.Source, Type: e.Type, Subject: e.Subject, Time: Time(e.Time),
-		ContentType: e.ContentType, DataSchema: e.DataSchema,
-		Key: e.Key, Data: e.Data, Timestamp: Time(r.Timestamp),
+	m.Id, m.Source, m.Type, m.Subject, m.Time = e.ID, e.Source, e.Type, e.Subject, Time(e.Time)
+	m.ContentType, m.DataSchema = e.ContentType, e.DataSchema
+	m.Key, m.Data = e.Key, e.Data
+	if !r.Timestamp.IsZero() {
+		FillTime(timestamp, r.Timestamp)
+		m.Timestamp = timestamp
 	}
 	if n := len(e.Extensions); n > 0 {
 		m.Extensions = make([]*posternv1.Attribute, n)
@@ -72,7 +82,6 @@ func Event(r *event.Record) *posternv1.Event {
 			m.Headers[i] = &posternv1.Header{Name: validUTF8(h.Name), Value: h.Value}
 		}
 	}
-	return m
 }
 
 // Position writes a position.
@@ -86,6 +95,11 @@ func Time(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+// FillTime writes a time into memory of the caller's.
+func FillTime(m *timestamppb.Timestamp, t time.Time) {
+	m.Seconds, m.Nanos = t.Unix(), int32(t.Nanosecond())
 }
 
 // codeOf is the gRPC code of each kind.

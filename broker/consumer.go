@@ -75,9 +75,12 @@ type Consumer struct {
 const (
 	fetchMaxBytes          = 8 << 20
 	fetchMaxPartitionBytes = 1 << 20
-	heartbeats             = 6               // in a session timeout: one that is late, or lost, costs nothing
-	fetchMaxWait           = 2 * time.Second // how long a fetch waits for the first byte; a new byte ends it
-	commitTimeout          = 10 * time.Second
+	heartbeats             = 6 // in a session timeout: one that is late, or lost, costs nothing
+	// A fetch waits this long for its first byte; a new byte ends it, but a
+	// partition that is resumed meanwhile waits for the next fetch. Longer is
+	// fewer requests of idle consumers.
+	fetchMaxWait  = 500 * time.Millisecond
+	commitTimeout = 10 * time.Second
 )
 
 // NewConsumer makes a consumer, which does nothing until Join.

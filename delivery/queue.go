@@ -264,7 +264,7 @@ func (q *Queue) pace() {
 	defer q.pacing.Unlock()
 	var pause, resume []broker.TopicPartition
 	q.mu.Lock()
-	share := int64(trackerBytes / max(1, len(q.trackers)))
+	share := q.share()
 	for tp, p := range q.trackers {
 		switch {
 		case !p.paused && (p.bytes >= share || p.unsettled >= trackerEvents):
@@ -296,6 +296,23 @@ func (q *Queue) pace() {
 	if len(again) > 0 {
 		q.consumer.Resume(again)
 	}
+}
+
+// share is what one partition may hold: the queue's bytes, divided among the
+// partitions that hold something, so that a single busy one has all of them,
+// or among all of them once they are used up. q.mu is held.
+func (q *Queue) share() int64 {
+	held, busy := int64(0), 0
+	for _, p := range q.trackers {
+		held += p.bytes
+		if p.bytes > 0 {
+			busy++
+		}
+	}
+	if held >= trackerBytes {
+		busy = len(q.trackers)
+	}
+	return trackerBytes / int64(max(1, busy))
 }
 
 // offer hands polled records to their trackers and lends what can be lent.
@@ -499,9 +516,15 @@ func (q *Queue) unlend(p *partition, e *entry) {
 
 // checkRoom wakes the loop that paces when a paused partition has room again. q.mu is held.
 func (q *Queue) checkRoom() {
-	share := int64(trackerBytes / max(1, len(q.trackers)))
+	share := int64(-1)
 	for _, p := range q.rotation {
-		if p.paused && p.roomy(share) {
+		if !p.paused {
+			continue
+		}
+		if share < 0 {
+			share = q.share()
+		}
+		if p.roomy(share) {
 			wake(q.timerWake)
 			return
 		}

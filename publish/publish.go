@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -79,12 +80,13 @@ type Publisher struct {
 	tracer   trace.Tracer
 	tracing  bool // somebody takes spans, so that traces may begin here
 	metrics  *metrics
+	log      *slog.Logger
 }
 
 // New makes a Publisher.
-func New(o Options, policy authz.Policy, schemas *schema.Checker, producer Producer, tracer trace.Tracer, meter metric.Meter) *Publisher {
+func New(o Options, policy authz.Policy, schemas *schema.Checker, producer Producer, tracer trace.Tracer, meter metric.Meter, log *slog.Logger) *Publisher {
 	_, silent := tracer.(noop.Tracer)
-	return &Publisher{o.WithDefaults(), policy, schemas, producer, tracer, !silent, newMetrics(meter)}
+	return &Publisher{o.WithDefaults(), policy, schemas, producer, tracer, !silent, newMetrics(meter), log}
 }
 
 // Options tells the limits in force.
@@ -271,15 +273,17 @@ func (w *Pending) giveUp(ctx context.Context) {
 	w.waiting = 0
 }
 
-// finish counts and ends the spans.
+// finish counts, says how it ended, and ends the spans.
 func (w *Pending) finish() {
 	stored := int64(0)
+	var failure *fault.Error
 	for i := range w.receipts {
 		err := w.receipts[i].Err
 		if err == nil {
 			stored++
 		} else {
-			w.publisher.metrics.failed(w.topic, fault.Of(err).Reason)
+			failure = fault.Of(err)
+			w.publisher.metrics.failed(w.topic, failure.Reason)
 		}
 		if w.spans == nil || w.spans[i] == nil {
 			continue
@@ -294,7 +298,12 @@ func (w *Pending) finish() {
 		}
 		w.spans[i].End()
 	}
-	w.publisher.metrics.stored(w.topic, stored, time.Since(w.began))
+	took := time.Since(w.began)
+	w.publisher.metrics.stored(w.topic, stored, took)
+	if failure != nil { // what is stored is told to its publisher and counted; a line for each would cost more than the event
+		w.publisher.log.Info("publish failed", "topic", w.topic, "events", len(w.receipts), "stored", stored,
+			"reason", failure.Reason, "error", failure, "duration_ms", took.Milliseconds())
+	}
 }
 
 // invalid says what is wrong with an event as a fault.

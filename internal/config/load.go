@@ -266,7 +266,10 @@ func resolve(n ast.Node, fail func(ast.Node, error)) ast.Node {
 			n.Values[i] = resolve(n.Values[i], fail)
 		}
 	case *ast.StringNode:
-		n.Value = environment.ReplaceAllStringFunc(n.Value, func(reference string) string {
+		if !environment.MatchString(n.Value) {
+			return n
+		}
+		return quoted(n, environment.ReplaceAllStringFunc(n.Value, func(reference string) string {
 			m := environment.FindStringSubmatch(reference)
 			if text, ok := os.LookupEnv(m[1]); ok {
 				return text
@@ -275,7 +278,7 @@ func resolve(n ast.Node, fail func(ast.Node, error)) ast.Node {
 				fail(n, fmt.Errorf("the environment has no %s: set it, or give a default with ${env:%s:-default}", m[1], m[1]))
 			}
 			return m[3]
-		})
+		}))
 	}
 	return n
 }
@@ -286,8 +289,7 @@ func fileValue(at ast.Node, path *ast.StringNode, fail func(ast.Node, error)) as
 		fail(path, fmt.Errorf("read the value: %w", err))
 		return at
 	}
-	path.Value = strings.TrimRight(string(b), "\r\n")
-	return path
+	return quoted(path, strings.TrimRight(string(b), "\r\n"))
 }
 
 // at says where a fault stands.
@@ -300,6 +302,12 @@ func (f *file) at(n ast.Node, message string) error {
 
 // confidential finds lines that may hold a secret, misspelt names included.
 var confidential = regexp.MustCompile(`(?i)pass|secret|token|key|auth|header|credential`)
+
+// quoted is a node of its own for a value that was resolved: the decoder reads
+// some values from a node's tokens, and those of the reference are not the value's.
+func quoted(at ast.Node, value string) ast.Node {
+	return ast.String(token.DoubleQuote(value, strconv.Quote(value), at.GetToken().Position))
+}
 
 // place gives file:line:column, the message, the line and a caret. Of a line
 // that may hold a secret only the beginning is shown.

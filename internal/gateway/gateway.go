@@ -87,7 +87,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 		return fmt.Errorf("compile the requests' rules: %w", err)
 	}
 	policy := authz.Open()
-	publisher := publish.New(g.config.Publish, policy, &schema.Checker{}, g.producer, g.telemetry.Tracer, g.telemetry.Meter)
+	publisher := publish.New(g.config.Publish, policy, &schema.Checker{}, g.producer, g.telemetry.Tracer, g.telemetry.Meter, g.log)
 	g.queues = delivery.NewQueues(instance, g.kafka, g.producer, g.log, g.telemetry.Meter)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
 	subscriber := subscribe.NewServer(g.queues, g.config, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})

@@ -182,7 +182,8 @@ func (a *Attachment) Detach(grace time.Duration) {
 }
 
 // Leave ends a but leaves its leases running: they are settled by id, or run
-// out. This is how a pull ends.
+// out. This is how a pull ends. What was lent and not read goes back: nobody
+// has its id.
 func (a *Attachment) Leave() {
 	q := a.queue
 	q.mu.Lock()
@@ -191,6 +192,13 @@ func (a *Attachment) Leave() {
 		q.attachments = slices.Delete(q.attachments, i, i+1)
 	}
 	a.window = Window{}
+	for _, l := range a.pending {
+		if e := q.leases[l.ID]; e != nil {
+			q.unlend(q.trackers[e.partition()], e)
+		}
+	}
+	a.pending = nil
+	q.dispatch()
 }
 
 // Return gives leases back that nobody saw: they are lent again and were no attempt.

@@ -142,6 +142,7 @@ type stream struct {
 	receipts chan *posternv1.Receipts
 	revoked  chan *posternv1.Revoked
 	drained  chan *posternv1.Drain
+	beats    chan *posternv1.Heartbeat
 	ended    chan error
 	cancel   context.CancelFunc
 }
@@ -163,7 +164,7 @@ func (r *running) subscribe(open *posternv1.Open) *stream {
 	s := &stream{
 		t: r.t, raw: raw, opened: first.GetOpened(), cancel: cancel,
 		events: make(chan *posternv1.Delivery, 100_000), receipts: make(chan *posternv1.Receipts, 10_000),
-		revoked: make(chan *posternv1.Revoked, 1000), drained: make(chan *posternv1.Drain, 1), ended: make(chan error, 1),
+		revoked: make(chan *posternv1.Revoked, 1000), drained: make(chan *posternv1.Drain, 1), beats: make(chan *posternv1.Heartbeat, 1000), ended: make(chan error, 1),
 	}
 	if s.opened == nil {
 		r.t.Fatalf("the first frame is %v, not opened", first)
@@ -186,6 +187,9 @@ func (r *running) subscribe(open *posternv1.Open) *stream {
 			}
 			if m.GetDrain() != nil {
 				s.drained <- m.GetDrain()
+			}
+			if m.GetHeartbeat() != nil {
+				s.beats <- m.GetHeartbeat()
 			}
 		}
 	}()

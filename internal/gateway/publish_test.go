@@ -184,7 +184,7 @@ func TestHeadersOfAMegabyteAreRefusedAndTheGatewayGoesOn(t *testing.T) {
 	g := start(t, cluster, nil)
 	topic := cluster.Topic("headers", 1)
 	a := g.do("POST", "/v1/topics/"+topic+"/events", "x", "Postern-Header-Big", strings.Repeat("x", 1<<20))
-	if a.Status != http.StatusRequestHeaderFieldsTooLarge {
+	if a.Status != http.StatusRequestHeaderFieldsTooLarge || a.Reason != fault.HeadersTooLarge {
 		t.Errorf("got %d %s", a.Status, a.Body)
 	}
 	if a := g.do("POST", "/v1/topics/"+topic+"/events", "x"); a.Status != 200 {

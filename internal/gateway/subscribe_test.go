@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,6 +74,52 @@ func TestNackedKeyWaitsWhileAllOtherKeysFlow(t *testing.T) {
 		s.ack(d)
 	}
 	s.close()
+}
+
+func TestSixtyFourPublishersFlowToASubscriberThatNacksOneKey(t *testing.T) {
+	cluster := brokertest.New(t)
+	g := start(t, cluster, nil)
+	topic := cluster.Topic("crowd", 4)
+	open := inline(cluster.Name("crowd-sub"), topic)
+	open.Inline.Retry = &posternv1.RetryPolicy{MaxAttempts: 1000, MinBackoff: durationpb.New(time.Millisecond), MaxBackoff: durationpb.New(5 * time.Millisecond)}
+	s := g.subscribe(open)
+	const each = 10
+	var publishers sync.WaitGroup
+	for c := range 64 {
+		publishers.Go(func() {
+			for i := range each {
+				if a := g.do("POST", "/v1/topics/"+topic+"/events", fmt.Sprint(i), "Postern-Key", fmt.Sprint("client-", c)); a.Status != 200 {
+					t.Errorf("client %d: %d %s", c, a.Status, a.Body)
+					return
+				}
+			}
+		})
+	}
+	next := map[string]int{}
+	bad := 0
+	for done := 0; done < 63*each; {
+		d := s.next()
+		key := string(d.Event.Key)
+		if key == "client-7" {
+			bad++
+			if string(d.Event.Data) != "0" {
+				t.Fatalf("event %s of the failing key came before its first was settled", d.Event.Data)
+			}
+			s.settle(&posternv1.Settlement{DeliveryId: d.DeliveryId, Action: &posternv1.Settlement_Nack{Nack: &posternv1.Nack{}}})
+			continue
+		}
+		if want := fmt.Sprint(next[key]); string(d.Event.Data) != want {
+			t.Fatalf("%s: event %s came where %s was due", key, d.Event.Data, want)
+		}
+		next[key]++
+		done++
+		s.ack(d)
+	}
+	publishers.Wait()
+	if bad == 0 {
+		t.Error("the failing key was never delivered")
+	}
+	s.cancel()
 }
 
 func TestAcksSurviveARestartAndAreNotDeliveredAgain(t *testing.T) {
@@ -235,13 +282,17 @@ func TestWindowIsNeverExceededAndCanBeChanged(t *testing.T) {
 	open.Window = &posternv1.Window{MaxMessages: 3}
 	s := g.subscribe(open)
 	held := []*posternv1.Delivery{s.next(), s.next(), s.next()}
-	ping := func() int64 {
-		if err := s.raw.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Ping{Ping: &posternv1.Ping{Nonce: 9}}}); err != nil {
-			t.Fatal(err)
-		}
-		return 0
+	if err := s.raw.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Ping{Ping: &posternv1.Ping{Nonce: 9}}}); err != nil {
+		t.Fatal(err)
 	}
-	ping()
+	select {
+	case beat := <-s.beats: // frames come in order: what was lent before the ping is here
+		if beat.Nonce != 9 || beat.Outstanding != 3 {
+			t.Errorf("the ping was answered by %v", beat)
+		}
+	case <-time.After(patience):
+		t.Fatal("the ping was not answered")
+	}
 	if len(s.events) != 0 {
 		t.Fatal("more than the window came")
 	}

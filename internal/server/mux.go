@@ -156,6 +156,10 @@ func (p *passage) admit(o Options, next http.Handler) http.Handler {
 	checkHost := network == "tcp" && (isLoopback(listenHost) || len(o.AllowedHosts) > 0)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		if n := headerBytes(r.Header); n > maxHeaderBytes {
+			wire.WriteProblem(w, fault.New(fault.HeadersTooLarge, "the headers have %d bytes, at most %d are allowed: send large record headers by gRPC or NDJSON", n, maxHeaderBytes))
+			return
+		}
 		if checkHost && !hostAllowed(o, listenHost, r.Host) {
 			wire.WriteProblem(w, fault.New(fault.HostRefused, "Host %q is not this gateway's: call it by %s, or add the name to listen.allowed_hosts", r.Host, o.HTTP))
 			return
@@ -178,6 +182,16 @@ func (p *passage) admit(o Options, next http.Handler) http.Handler {
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+func headerBytes(h http.Header) int {
+	n := 0
+	for name, values := range h {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return n
 }
 
 // allowOrigin writes the CORS headers and answers a preflight.

@@ -142,8 +142,11 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
-	maxStreams        = 1000 // per HTTP/2 connection
-	memoryPipeBytes   = 256 << 10
+	// readHeaderBytes is what net/http reads before it answers with bare text:
+	// beyond maxHeaderBytes and up to there a caller gets our reason.
+	readHeaderBytes = 2 << 20
+	maxStreams      = 1000 // per HTTP/2 connection
+	memoryPipeBytes = 256 << 10
 	// streamWorkers serve gRPC calls without growing a new goroutine's stack
 	// each time, which was 15 % of a unary publish.
 	streamWorkers = 64
@@ -184,7 +187,7 @@ func New(o Options, p Parts) (*Server, error) {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
-		Handler: mux, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: mux, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: readHeaderBytes,
 		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 	}

@@ -77,6 +77,7 @@ func (q *Queue) Attach(o AttachOptions) (*Attachment, []Lease, error) {
 	}
 	a := &Attachment{queue: q, options: o, token: newToken(), ready: make(chan struct{}, 1), window: o.Window}
 	q.attachments = append(q.attachments, a)
+	q.log.Debug("consumer attached", "client", o.Client, "window", o.Window.Messages)
 	q.dispatch()
 	return a, nil, nil
 }

@@ -80,8 +80,8 @@ func (w Word) String() string { return words[w] }
 type Settlement struct {
 	ID       ID
 	Word     Word
-	Delay    time.Duration // Nack; negative lets the retry policy decide
-	HasDelay bool          // Nack: Delay was given (0 is "at once")
+	Delay    time.Duration // Nack: when again
+	HasDelay bool          // Nack: Delay was given (0 is "at once"); else the retry policy decides
 	Lease    time.Duration // Extend
 	Reason   string        // Nack, Reject
 }

@@ -30,7 +30,7 @@ func (o owner) Assigned(all []broker.Assigned) {
 			q.log.Warn("a commit's metadata is ignored; events acknowledged above the offset may come again",
 				"partition", a.TopicPartition.String(), "offset", a.Offset, "why", err)
 		}
-		p.Tracker = newTracker(q.options.Order, q.options.Retry, a.Offset, restored)
+		p.Tracker = newTracker(q.options.Order, a.Offset, restored)
 		if old := q.trackers[a.TopicPartition]; old != nil {
 			q.forget(old)
 		}

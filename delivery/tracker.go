@@ -23,7 +23,6 @@ import (
 // (a lease's end, a retry) is in the timers.
 type Tracker struct {
 	order Order
-	retry Retry
 	seed  maphash.Seed
 
 	topicID [16]byte
@@ -82,9 +81,9 @@ type entry struct {
 
 // newTracker makes the tracker of a partition that begins at offset, with what
 // the last owner's commit said.
-func newTracker(order Order, retry Retry, offset int64, restored progress) *Tracker {
+func newTracker(order Order, offset int64, restored progress) *Tracker {
 	return &Tracker{
-		order: order, retry: retry, seed: maphash.MakeSeed(),
+		order: order, seed: maphash.MakeSeed(),
 		topicID: restored.topicID, epoch: restored.epoch, next: offset, runsEnd: offset, restored: restored,
 		lanes: map[uint64]*entry{}, tails: map[uint64]*entry{},
 	}

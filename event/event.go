@@ -40,7 +40,7 @@ type Event struct {
 	Partition int32     // AnyPartition unless the publisher chose one
 	Timestamp time.Time // zero: now, at the producer
 
-	// DedupeKey names the publish attempt; it is never stored.
+	// DedupeKey names the publish attempt; it is never stored, and not acted on yet.
 	DedupeKey string
 }
 

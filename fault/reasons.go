@@ -122,7 +122,7 @@ var Reasons = []Entry{
 	{NotEnoughReplicas, KindUnavailable, "Fewer replicas are in sync than the topic demands; nothing was stored.", "Retry with backoff."},
 	{KafkaThrottled, KindExhausted, "Kafka is throttling the gateway.", "Slow down, then retry."},
 	{ShuttingDown, KindUnavailable, "The gateway is draining.", "Retry; another instance answers."},
-	{OutcomeUnknown, KindUnknown, "The wait ended before Kafka answered: the event may or may not be stored.", "Retry with the same dedupe key, or make the consumer idempotent."},
+	{OutcomeUnknown, KindUnknown, "The wait ended before Kafka answered: the event may or may not be stored.", "Look whether it is there, or publish it again where consumers bear it twice."},
 	{DeadlineExceeded, KindDeadline, "The caller's deadline passed before anything was stored.", "Retry with a longer deadline."},
 	{Cancelled, KindCancelled, "The caller went away.", "Nothing."},
 	{KafkaRefused, KindPrecondition, "Kafka refused for a reason that a retry will not cure.", "See the message; the gateway's operator must act."},
@@ -142,7 +142,7 @@ var kinds = func() map[Reason]Kind {
 func (r Reason) Kind() Kind { return kinds[r] }
 
 // Retryable reports whether the same request may succeed later without a
-// change by anyone. OUTCOME_UNKNOWN is retryable only with a dedupe key.
+// change by anyone. After OUTCOME_UNKNOWN a retry may store the event twice.
 func (k Kind) Retryable() bool {
 	return k == KindExhausted || k == KindUnavailable || k == KindUnknown || k == KindDeadline
 }

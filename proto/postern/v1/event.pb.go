@@ -58,7 +58,8 @@ type Event struct {
 	Data []byte `protobuf:"bytes,10,opt,name=data,proto3,oneof" json:"data,omitempty"`
 	// Every other Kafka record header. Names may repeat, values may be any bytes.
 	Headers []*Header `protobuf:"bytes,11,rep,name=headers,proto3" json:"headers,omitempty"`
-	// Publishing only. Names this publish for deduplication; not stored.
+	// Publishing only; not stored. Taken, and not acted on yet: a publish that is
+	// sent twice is stored twice.
 	DedupeKey string `protobuf:"bytes,12,opt,name=dedupe_key,json=dedupeKey,proto3" json:"dedupe_key,omitempty"`
 	// Publishing: the partition to write to; absent lets the key decide.
 	// Delivered events say it in `position`.

@@ -49,7 +49,7 @@ type SubscriberClient interface {
 	// NDJSON).
 	Stream(ctx context.Context, in *StreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SubscribeResponse], error)
 	// Pull waits up to `wait` for events and lends them. Settle them with Settle
-	// at the same instance (keep the cookie, or the connection).
+	// at the same instance (`instance` in the answer names it; behind a load balancer keep to it).
 	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (*PullResponse, error)
 	// Settle says what became of deliveries of Pull or Stream.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
@@ -159,7 +159,7 @@ type SubscriberServer interface {
 	// NDJSON).
 	Stream(*StreamRequest, grpc.ServerStreamingServer[SubscribeResponse]) error
 	// Pull waits up to `wait` for events and lends them. Settle them with Settle
-	// at the same instance (keep the cookie, or the connection).
+	// at the same instance (`instance` in the answer names it; behind a load balancer keep to it).
 	Pull(context.Context, *PullRequest) (*PullResponse, error)
 	// Settle says what became of deliveries of Pull or Stream.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)

@@ -52,6 +52,19 @@ func (c *Client) Topics(ctx context.Context, names ...string) ([]Topic, error) {
 	return topics, nil
 }
 
+// Partitions is how many partitions topic has; 0 when it does not exist and a
+// publish would create it.
+func (c *Client) Partitions(ctx context.Context, topic string) (int32, error) {
+	topics, err := c.Topics(ctx, topic)
+	if fault.Is(err, fault.UnknownTopic) && c.options.AutoCreateTopics {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int32(len(topics[0].Partitions)), nil
+}
+
 // Range is the offsets a partition holds: [Start, End).
 type Range struct{ Start, End int64 }
 

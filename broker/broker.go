@@ -43,16 +43,20 @@ type Options struct {
 	SASL *SASL `yaml:"sasl"`
 	// ClientID is how we appear in the brokers' logs and quotas. Default "postern".
 	ClientID string `yaml:"client_id"`
-	// PublishBuffer bounds the bytes of events waiting for Kafka. Default 64MiB.
+	// TransactionalIDPrefix begins the transactional ids of atomic publishing, for
+	// Kafka's access rules: PREFIX-<random>-<0 to 3>. Default "postern".
+	TransactionalIDPrefix string `yaml:"transactional_id_prefix"`
+	// PublishBuffer bounds the bytes of events waiting for Kafka, each with 512 bytes
+	// for what it costs beside its own. One topic gets at most half. Default 64MiB.
 	PublishBuffer setting.Bytes `yaml:"publish_buffer"`
-	// MaxEventBytes bounds one event. Default 1MiB.
-	MaxEventBytes setting.Bytes `yaml:"max_event_bytes"`
 	// SessionTimeout after which Kafka gives the partitions of a gateway that died
 	// without a word to others: the gap a crash leaves in delivery. Default 10s
 	// (Kafka's clients take 45s, for the sake of pauses that this program does not
 	// have); at least what the broker allows, 6s by default.
 	SessionTimeout time.Duration `yaml:"session_timeout"`
 
+	// MaxEventBytes bounds one event: the largest that publishing admits. Default 1MiB.
+	MaxEventBytes setting.Bytes `yaml:"-"`
 	// AutoCreateTopics lets a publish to an unknown topic create it (`postern dev` only).
 	AutoCreateTopics bool `yaml:"-"`
 	// Dial opens connections; nil is net.Dialer. Tests pass a virtual network.
@@ -93,6 +97,9 @@ const (
 func (o Options) WithDefaults() Options {
 	if o.ClientID == "" {
 		o.ClientID = "postern"
+	}
+	if o.TransactionalIDPrefix == "" {
+		o.TransactionalIDPrefix = "postern"
 	}
 	if o.PublishBuffer == 0 {
 		o.PublishBuffer = DefaultPublishBuffer
@@ -146,9 +153,6 @@ func (o Options) Validate() error {
 	}
 	if o.PublishBuffer < 0 || o.PublishBuffer > 0 && o.PublishBuffer < 1<<20 {
 		bad("publish_buffer", "%s is too small: at least 1MiB", o.PublishBuffer)
-	}
-	if o.MaxEventBytes < 0 || o.MaxEventBytes > 64<<20 {
-		bad("max_event_bytes", "%s is out of range: at most 64MiB", o.MaxEventBytes)
 	}
 	return errors.Join(errs...)
 }

@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -32,11 +34,38 @@ var kafkaFaults = map[error]fault.Reason{
 	kerr.PolicyViolation:              fault.KafkaRefused,
 	kerr.NotEnoughReplicasAfterAppend: fault.OutcomeUnknown,
 	kerr.RequestTimedOut:              fault.OutcomeUnknown,
+
+	kerr.TransactionalIDAuthorizationFailed: fault.KafkaNotAuthorized,
+	// Of the idempotent producer: this attempt was refused, an earlier one of the
+	// same batch may have been taken.
+	kerr.OutOfOrderSequenceNumber: fault.OutcomeUnknown,
+	kerr.UnknownProducerID:        fault.OutcomeUnknown,
+	kerr.InvalidProducerEpoch:     fault.OutcomeUnknown,
+	kerr.ProducerFenced:           fault.OutcomeUnknown,
+}
+
+// KafkaCode is one row of the table from Kafka's error codes to reasons.
+type KafkaCode struct {
+	Name   string
+	Number int16
+	Reason fault.Reason
+}
+
+// KafkaCodes lists the table by number, for docs/errors.md.
+func KafkaCodes() []KafkaCode {
+	var all []KafkaCode
+	for err, reason := range kafkaFaults {
+		var code *kerr.Error
+		if errors.As(err, &code) {
+			all = append(all, KafkaCode{code.Message, code.Code, reason})
+		}
+	}
+	slices.SortFunc(all, func(a, b KafkaCode) int { return cmp.Compare(a.Number, b.Number) })
+	return all
 }
 
 // clientFaults are the Kafka client's own failures.
 var clientFaults = map[error]fault.Reason{
-	kgo.ErrMaxBuffered:   fault.BufferFull,
 	kgo.ErrRecordTimeout: fault.OutcomeUnknown,
 	kgo.ErrRecordRetries: fault.OutcomeUnknown,
 	kgo.ErrClientClosed:  fault.ShuttingDown,
@@ -47,6 +76,11 @@ var clientFaults = map[error]fault.Reason{
 // enough for a round trip or two, short enough not to idle once it has emptied.
 const bufferRetry = time.Second
 
+// bufferFull is BUFFER_FULL; format says which buffer.
+func bufferFull(format string, args ...any) error {
+	return fault.New(fault.BufferFull, format+" because Kafka is not keeping up: retry after %s", append(args, bufferRetry)...).After(bufferRetry)
+}
+
 // toFault says what err, met while doing what, means to a caller.
 func toFault(err error, what string) error {
 	if err == nil {
@@ -54,11 +88,7 @@ func toFault(err error, what string) error {
 	}
 	for known, reason := range clientFaults {
 		if errors.Is(err, known) {
-			f := fault.New(reason, "%s: %w", what, err)
-			if reason == fault.BufferFull {
-				f = fault.New(reason, "%s: the publish buffer is full because Kafka is not keeping up; retry after %s (%w)", what, bufferRetry, err).After(bufferRetry)
-			}
-			return f
+			return fault.New(reason, "%s: %w", what, err)
 		}
 	}
 	var code *kerr.Error

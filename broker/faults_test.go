@@ -38,13 +38,17 @@ func TestEveryFailureOfKafkaHasItsReason(t *testing.T) {
 		{kerr.PolicyViolation, fault.KafkaRefused},
 		{kerr.NotEnoughReplicasAfterAppend, fault.OutcomeUnknown}, // the leader has it
 		{kerr.RequestTimedOut, fault.OutcomeUnknown},
+		{kerr.TransactionalIDAuthorizationFailed, fault.KafkaNotAuthorized},
+		{kerr.OutOfOrderSequenceNumber, fault.OutcomeUnknown},
+		{kerr.UnknownProducerID, fault.OutcomeUnknown},
+		{kerr.InvalidProducerEpoch, fault.OutcomeUnknown},
+		{kerr.ProducerFenced, fault.OutcomeUnknown},
 		// Not in the table: by what Kafka says of retrying.
 		{kerr.LeaderNotAvailable, fault.BrokerUnavailable},
 		{kerr.CoordinatorLoadInProgress, fault.BrokerUnavailable},
 		{kerr.OffsetMetadataTooLarge, fault.KafkaRefused},
 		{kerr.UnsupportedVersion, fault.KafkaRefused},
 		// The client's own.
-		{kgo.ErrMaxBuffered, fault.BufferFull},
 		{kgo.ErrRecordTimeout, fault.OutcomeUnknown},
 		{kgo.ErrRecordRetries, fault.OutcomeUnknown},
 		{kgo.ErrClientClosed, fault.ShuttingDown},
@@ -78,7 +82,7 @@ func TestEveryFailureOfKafkaHasItsReason(t *testing.T) {
 	if toFault(nil, "publish") != nil {
 		t.Error("no failure became one")
 	}
-	if f := fault.Of(toFault(kgo.ErrMaxBuffered, "publish")); f.RetryAfter <= 0 {
+	if f := fault.Of(bufferFull("the buffer is full")); f.Reason != fault.BufferFull || f.RetryAfter <= 0 {
 		t.Error("a full buffer does not say when to retry")
 	}
 	if f := fault.Of(toFault(kerr.PolicyViolation, "create topic")); f.Metadata["kafka_error"] != "POLICY_VIOLATION" {

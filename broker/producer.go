@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,39 @@ const (
 	Leader                        // the partition's leader only
 )
 
+func (d Durability) String() string {
+	if d == Leader {
+		return "leader"
+	}
+	return "all_replicas"
+}
+
+// Compression of the batches that Kafka stores; "" is none.
+type Compression string
+
+// Compressions are the codecs that may be asked for.
+var Compressions = []Compression{"none", "gzip", "snappy", "lz4", "zstd"}
+
+func (c Compression) codec() kgo.CompressionCodec {
+	switch c {
+	case "gzip":
+		return kgo.GzipCompression()
+	case "snappy":
+		return kgo.SnappyCompression()
+	case "lz4":
+		return kgo.Lz4Compression()
+	case "zstd":
+		return kgo.ZstdCompression()
+	}
+	return kgo.NoCompression()
+}
+
+// How says how records are written.
+type How struct {
+	Durability  Durability
+	Compression Compression
+}
+
 // recordLife bounds how long a record may occupy the buffer while Kafka does not
 // take it: without a bound one topic short of replicas fills the buffer, and
 // publishing to every other topic stops with it. Longer than any caller waits by
@@ -29,11 +63,31 @@ const (
 // a publisher may set to years ago.
 const recordLife = 60 * time.Second
 
+// recordOverhead is what a record on its way costs beside its own bytes: ours, the
+// client's and the waiter's structures.
+const recordOverhead = 512
+
 // Producer writes records. It is safe for concurrent use.
+//
+// The client compresses and acknowledges by client and not by topic, so there
+// is one client (a line) for each How in use, made when it is first asked for.
 type Producer struct {
-	all, leader *kgo.Client
-	auto        bool
-	generation  atomic.Pointer[generation]
+	client     *Client
+	generation atomic.Pointer[generation]
+	buffered   atomic.Int64 // bytes not answered, recordOverhead included
+	records    atomic.Int64
+
+	mu     sync.Mutex
+	lines  atomic.Pointer[map[How]*line] // copied on change
+	closed bool
+
+	atomics *transactors
+}
+
+// line is one client and its gates.
+type line struct {
+	client *kgo.Client
+	gates  *gates
 }
 
 // generation is the context of all records produced within a second: one timer
@@ -62,119 +116,244 @@ func (p *Producer) life(now time.Time) context.Context {
 	return next
 }
 
-// NewProducer makes the cluster's producer: one client for ALL_REPLICAS, one
-// for LEADER, which sends nothing until it is used.
+// NewProducer makes the cluster's producer.
 func (c *Client) NewProducer() (*Producer, error) {
-	shared := append([]kgo.Opt{
-		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil)}),
-		kgo.ProducerLinger(0),
-		kgo.MaxBufferedBytes(int(c.options.PublishBuffer)),
-		kgo.MaxBufferedRecords(1 << 20),
+	p := &Producer{client: c}
+	p.lines.Store(&map[How]*line{})
+	if _, err := p.line(How{}); err != nil {
+		return nil, err
+	}
+	p.atomics = newTransactors(p)
+	return p, nil
+}
+
+// line finds or makes the client for how.
+func (p *Producer) line(how How) (*line, error) {
+	if how.Compression == "none" {
+		how.Compression = ""
+	}
+	if l := (*p.lines.Load())[how]; l != nil {
+		return l, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lines := *p.lines.Load()
+	if l := lines[how]; l != nil {
+		return l, nil
+	}
+	if p.closed {
+		return nil, fault.New(fault.ShuttingDown, "the gateway is stopping")
+	}
+	l := &line{gates: &gates{brokers: map[int32]*gate{}}}
+	options := append(p.client.produceOptions(how.Compression), kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), l.gates}))
+	if how.Durability == Leader {
+		options = append(options, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+	} else {
+		options = append(options, kgo.RequiredAcks(kgo.AllISRAcks()))
+	}
+	client, err := kgo.NewClient(options...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka producer for %s %s: %w", how.Durability, how.Compression, err)
+	}
+	l.client, l.gates.client = client, client
+	next := make(map[How]*line, len(lines)+1)
+	for k, v := range lines {
+		next[k] = v
+	}
+	next[how] = l
+	p.lines.Store(&next)
+	return l, nil
+}
+
+// produceOptions are what all producing clients have in common.
+func (c *Client) produceOptions(compression Compression) []kgo.Opt {
+	options := append([]kgo.Opt{
+		kgo.ProducerLinger(0), // the gates do better
+		// The buffer's limit is counted here (reserve), over all lines and with what gates hold.
+		kgo.MaxBufferedRecords(1 << 30),
 		// Kafka compares the compressed batch with the topic's limit; ours is on
 		// the event. The client refuses a batch above this by itself.
 		kgo.ProducerBatchMaxBytes(int32(c.options.MaxEventBytes) + 64<<10),
 		// No delivery timeout of the client's: see recordLife.
 		kgo.UnknownTopicRetries(2),
-		kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.ProducerBatchCompression(compression.codec()),
 	}, c.base...)
 	if c.options.AutoCreateTopics {
-		shared = append(shared, kgo.AllowAutoTopicCreation())
+		options = append(options, kgo.AllowAutoTopicCreation())
 	}
-	all, err := kgo.NewClient(append(shared, kgo.RequiredAcks(kgo.AllISRAcks()))...)
-	if err != nil {
-		return nil, fmt.Errorf("kafka producer: %w", err)
-	}
-	leader, err := kgo.NewClient(append(shared, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())...)
-	if err != nil {
-		all.Close()
-		return nil, fmt.Errorf("kafka producer for LEADER durability: %w", err)
-	}
-	return &Producer{all: all, leader: leader, auto: c.options.AutoCreateTopics}, nil
+	return options
 }
 
-// Produce hands r to Kafka and calls done once, on another goroutine, with r's
-// position or with why it is not (or not surely) stored. It does not block: a
-// full buffer is BUFFER_FULL at once. r's bytes must not change until done.
+// flight is a record on its way. It is the record's Context for the client, so
+// that the promise and the partitioner find it without a closure for each.
+type flight struct {
+	context.Context
+	group   *group
+	index   int
+	size    int
+	gate    *gate
+	route   *route
+	missing bool // the partition it names does not exist
+	record  kgo.Record
+}
+
+// group is records produced together.
+type group struct {
+	producer *Producer
+	line     *line
+	done     func(i int, at event.Position, err error)
+	flights  []flight
+}
+
+// Produce is ProduceAll for one record.
+func (p *Producer) Produce(r *event.Record, durability Durability, done func(event.Position, error)) {
+	p.ProduceAll([]*event.Record{r}, How{Durability: durability}, func(_ int, at event.Position, err error) { done(at, err) })
+}
+
+// ProduceAll hands records to Kafka and calls done once for each, on other
+// goroutines or this one, with the record's index and its position or why it is
+// not (or not surely) stored. It does not block: without room in the buffer a
+// record is BUFFER_FULL at once. The records' bytes must not change until done.
+// Records of one partition are stored in their order here; nil records are skipped.
 //
 // No context: a record that a request's context could cancel may be lost after
 // it was acknowledged (franz-go#1217), so a caller bounds its own wait only.
-func (p *Producer) Produce(r *event.Record, durability Durability, done func(event.Position, error)) {
-	client := p.all
-	if durability == Leader {
-		client = p.leader
-	}
-	k := toRecord(r)
-	k.Context = p.life(time.Now())
-	var chosen *choice
-	if k.Partition != event.AnyPartition {
-		chosen = &choice{Context: k.Context, partition: k.Partition}
-		k.Context = chosen
-	}
-	client.TryProduce(context.Background(), k, func(k *kgo.Record, err error) {
-		if err != nil {
-			done(event.Position{}, p.produceFault(err, k.Topic, chosen))
-			return
+func (p *Producer) ProduceAll(records []*event.Record, how How, done func(i int, at event.Position, err error)) {
+	l, err := p.line(how)
+	if err != nil {
+		for i, r := range records {
+			if r != nil {
+				done(i, event.Position{}, err)
+			}
 		}
-		done(event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}, nil)
-	})
+		return
+	}
+	now := time.Now()
+	life := p.life(now)
+	g := &group{producer: p, line: l, done: done, flights: make([]flight, len(records))}
+	var last *route
+	alone := len(records) < gateGroup
+	for i, r := range records {
+		if r == nil {
+			continue
+		}
+		if last == nil || i > 0 && records[i-1] != nil && records[i-1].Topic != r.Topic {
+			last = l.gates.route(r.Topic)
+		}
+		size := r.Size() + recordOverhead
+		if err := p.reserve(size, last); err != nil {
+			done(i, event.Position{}, err)
+			continue
+		}
+		f := &g.flights[i]
+		f.Context, f.group, f.index, f.size, f.route = life, g, i, size, last
+		fillRecord(&f.record, r)
+		f.record.Context = f
+		l.gates.pass(f, last, alone, now)
+	}
 }
 
-func (p *Producer) produceFault(err error, topic string, chosen *choice) error {
-	if chosen != nil && chosen.missing {
-		return fault.New(fault.UnknownPartition, "topic %s has no partition %d: leave the partition out or choose one it has (%w)", topic, chosen.partition, err).
-			With("topic", topic).With("partition", fmt.Sprint(chosen.partition))
+// reserve takes room in the buffer. One topic gets at most half of it, so that a
+// topic which Kafka does not take leaves the others room.
+func (p *Producer) reserve(size int, topic *route) error {
+	limit := int64(p.client.options.PublishBuffer)
+	if n := p.buffered.Add(int64(size)); n > limit {
+		p.buffered.Add(int64(-size))
+		return bufferFull("the publish buffer (kafka.publish_buffer, %s) is full", p.client.options.PublishBuffer)
+	}
+	if topic != nil && topic.bytes.Add(int64(size)) > limit/2 {
+		topic.bytes.Add(int64(-size))
+		p.buffered.Add(int64(-size))
+		return bufferFull("this topic's half of the publish buffer (kafka.publish_buffer, %s) is full", p.client.options.PublishBuffer)
+	}
+	p.records.Add(1)
+	return nil
+}
+
+func (p *Producer) free(size int, topic *route) {
+	p.buffered.Add(int64(-size))
+	p.records.Add(-1)
+	if topic != nil {
+		topic.bytes.Add(int64(-size))
+	}
+}
+
+// promise is every record's promise.
+func promise(k *kgo.Record, err error) {
+	f := k.Context.(*flight)
+	g := f.group
+	if f.gate != nil {
+		f.gate.answered(g.line.gates)
+	}
+	g.producer.free(f.size, f.route)
+	if err != nil {
+		g.done(f.index, event.Position{}, g.producer.produceFault(err, f))
+		return
+	}
+	g.done(f.index, event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}, nil)
+}
+
+func (p *Producer) produceFault(err error, f *flight) error {
+	topic := f.record.Topic
+	if f.missing {
+		return fault.New(fault.UnknownPartition, "topic %s has no partition %d: leave the partition out or choose one it has (%w)", topic, f.record.Partition, err).
+			With("topic", topic).With("partition", fmt.Sprint(f.record.Partition))
 	}
 	if errors.Is(err, context.Canceled) {
 		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka did not take the event within %s: it is given up (%w)", topic, recordLife, err).With("topic", topic)
 	}
-	f := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
-	if f.Reason == fault.UnknownTopic && !p.auto {
-		f.Message = fmt.Sprintf("topic %s does not exist: create it first, for example with "+
+	wrong := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
+	if wrong.Reason == fault.UnknownTopic && !p.client.options.AutoCreateTopics {
+		wrong.Message = fmt.Sprintf("topic %s does not exist: create it first, for example with "+
 			"kafka-topics --bootstrap-server BROKER --create --topic %s", topic, topic)
 	}
-	return f
-}
-
-// choice rides on a record whose publisher chose the partition, so that the
-// partitioner can say that it does not exist: the client's own error for that
-// has no type.
-type choice struct {
-	context.Context
-	partition int32
-	missing   bool
+	return wrong
 }
 
 // Flush waits until everything produced is answered.
 func (p *Producer) Flush(ctx context.Context) error {
-	if err := p.all.Flush(ctx); err != nil {
-		return toFault(err, "flush the producer")
+	if err := p.atomics.flush(ctx); err != nil {
+		return err
 	}
-	if err := p.leader.Flush(ctx); err != nil {
-		return toFault(err, "flush the LEADER producer")
+	for how, l := range *p.lines.Load() {
+		l.gates.flush()
+		if err := l.client.Flush(ctx); err != nil {
+			return toFault(err, fmt.Sprintf("flush the %s producer", how.Durability))
+		}
 	}
 	return nil
 }
 
-// Buffered is how many records and bytes wait for Kafka.
-func (p *Producer) Buffered() (records, bytes int64) {
-	return p.all.BufferedProduceRecords() + p.leader.BufferedProduceRecords(),
-		p.all.BufferedProduceBytes() + p.leader.BufferedProduceBytes()
-}
+// Buffered is how many records wait for Kafka, and their bytes with what they cost beside.
+func (p *Producer) Buffered() (records, bytes int64) { return p.records.Load(), p.buffered.Load() }
 
 // Close ends the producer; what is still buffered fails with SHUTTING_DOWN.
 func (p *Producer) Close() {
-	p.all.Close()
-	p.leader.Close()
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.atomics.close()
+	for _, l := range *p.lines.Load() {
+		l.gates.flush()
+		l.client.Close()
+	}
 }
 
-// partitioner is Java's default partitioner, except that an event that names its partition gets it.
-type partitioner struct{ keyed kgo.Partitioner }
+// partitioner is Java's default partitioner, except that an event that names its
+// partition gets it. It tells the gates what the client knows of a topic.
+type partitioner struct {
+	keyed kgo.Partitioner
+	gates *gates
+}
 
 func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	return &topicPartitioner{p.keyed.ForTopic(topic)}
+	return &topicPartitioner{p.keyed.ForTopic(topic), p.gates}
 }
 
-type topicPartitioner struct{ kgo.TopicPartitioner }
+type topicPartitioner struct {
+	kgo.TopicPartitioner
+	gates *gates
+}
 
 func (p *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
 	return r.Partition != event.AnyPartition || p.TopicPartitioner.RequiresConsistency(r)
@@ -182,14 +361,18 @@ func (p *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
 
 func (p *topicPartitioner) Partition(r *kgo.Record, n int) int {
 	if r.Partition != event.AnyPartition {
-		if int(r.Partition) >= n { // the client then fails the record
-			if c, ok := r.Context.(*choice); ok {
-				c.missing = true
-			}
+		p.gates.met(r.Topic, int32(n), true)
+		if f, ok := r.Context.(*flight); ok && int(r.Partition) >= n {
+			f.missing = true // the client then fails the record; its own error for that has no type
 		}
 		return int(r.Partition)
 	}
-	return p.TopicPartitioner.Partition(r, n)
+	choice := p.TopicPartitioner.Partition(r, n)
+	p.gates.met(r.Topic, int32(n), r.Key != nil)
+	if r.Key == nil {
+		p.gates.stuck(r.Topic, int32(choice))
+	}
+	return choice
 }
 
 // OnNewBatch passes on that the sticky choice may change.

@@ -8,16 +8,15 @@ import (
 	"github.com/postern-dev/postern/event"
 )
 
-// toRecord hands r to the Kafka client. Nothing is copied: the bytes must not change until the promise.
-func toRecord(r *event.Record) *kgo.Record {
-	k := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Timestamp: r.Timestamp, Key: r.Key, Value: r.Value}
+// fillRecord writes r for the Kafka client. Nothing is copied: the bytes must not change until the promise.
+func fillRecord(k *kgo.Record, r *event.Record) {
+	k.Topic, k.Partition, k.Timestamp, k.Key, k.Value = r.Topic, r.Partition, r.Timestamp, r.Key, r.Value
 	if len(r.Headers) > 0 {
 		k.Headers = make([]kgo.RecordHeader, len(r.Headers))
 		for i, h := range r.Headers {
 			k.Headers[i] = kgo.RecordHeader{Key: h.Name, Value: h.Value}
 		}
 	}
-	return k
 }
 
 // fromRecord copies k out of the fetch it came in, because a kgo.Record pins

@@ -14,19 +14,23 @@ import (
 type Mode uint8
 
 const (
-	Plain       Mode = iota // the body is one event's data
-	Binary                  // CloudEvents binary mode: attributes in ce- headers
-	Structured              // one CloudEvent in the JSON format
-	Batch                   // several, in the JSON batch format
-	NDJSON                  // one event a line
-	Unsupported             // a CloudEvents format we do not read
+	Plain           Mode = iota // the body is one event's data
+	Binary                      // CloudEvents binary mode: attributes in ce- headers
+	Structured                  // one CloudEvent in the JSON format
+	Batch                       // several, in the JSON batch format
+	StructuredProto             // one CloudEvent in the protobuf format
+	BatchProto                  // several, in the protobuf batch format
+	NDJSON                      // one event a line
+	Unsupported                 // a CloudEvents format we do not read
 )
 
 // Media types of the modes.
 const (
-	MediaStructured = "application/cloudevents+json"
-	MediaBatch      = "application/cloudevents-batch+json"
-	MediaNDJSON     = "application/x-ndjson"
+	MediaStructured      = "application/cloudevents+json"
+	MediaBatch           = "application/cloudevents-batch+json"
+	MediaStructuredProto = "application/cloudevents+protobuf"
+	MediaBatchProto      = "application/cloudevents-batch+protobuf"
+	MediaNDJSON          = "application/x-ndjson"
 )
 
 // httpAttributePrefix begins the headers of CloudEvents binary mode.
@@ -43,13 +47,19 @@ func DetectMode(h HTTPHeaders) Mode {
 	media = strings.TrimSpace(media)
 	switch {
 	case strings.HasPrefix(media, "application/cloudevents-batch"):
-		if media == MediaBatch {
+		switch media {
+		case MediaBatch:
 			return Batch
+		case MediaBatchProto:
+			return BatchProto
 		}
 		return Unsupported
 	case strings.HasPrefix(media, "application/cloudevents"):
-		if media == MediaStructured || media == "application/cloudevents" {
+		switch media {
+		case MediaStructured, "application/cloudevents":
 			return Structured
+		case MediaStructuredProto:
+			return StructuredProto
 		}
 		return Unsupported
 	case first(h, "Ce-Specversion") != "" || first(h, "Ce-Id") != "" || first(h, "Ce-Type") != "" || first(h, "Ce-Source") != "":
@@ -109,10 +119,19 @@ func FromHTTPBinary(h HTTPHeaders, body []byte) (Event, error) {
 	if version != SpecVersion {
 		return e, invalid("ce-specversion", "%q is not a version we read: send %s", version, SpecVersion)
 	}
+	if err := e.RequireCloudEvent(); err != nil {
+		return e, err
+	}
 	if len(body) == 0 && e.ContentType == "" {
 		e.Data = nil // an event without data
 	}
 	return e, e.ApplyHTTPHeaders(h)
+}
+
+// SetAttribute sets a context attribute, or the content type, from its canonical
+// string form; field names it in a complaint.
+func (e *Event) SetAttribute(field, name, value string) error {
+	return e.setAttribute(field, name, value)
 }
 
 // setAttribute sets a context attribute from its canonical string form.
@@ -255,7 +274,11 @@ func (e *Event) ApplyHTTPHeaders(h HTTPHeaders) error {
 		}
 		e.Timestamp = t
 	}
-	e.DedupeKey = first(h, HTTPIdempotencyKey)
+	dedupe, err := DedupeKeyOf(h)
+	if err != nil {
+		return err
+	}
+	e.DedupeKey = dedupe
 	var names []string
 	for name := range h {
 		if len(name) > len(HTTPHeaderPrefix) && strings.HasPrefix(name, HTTPHeaderPrefix) {
@@ -269,6 +292,29 @@ func (e *Event) ApplyHTTPHeaders(h HTTPHeaders) error {
 		}
 	}
 	return nil
+}
+
+// maxDedupeKey bounds a dedupe key's bytes, as the API's own rule does.
+const maxDedupeKey = 512
+
+// DedupeKeyOf reads Idempotency-Key: a structured string ("...", RFC 9651), as
+// the draft has it, or the bare text that most clients send.
+func DedupeKeyOf(h HTTPHeaders) (string, error) {
+	values := h[HTTPIdempotencyKey]
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := values[0]
+	if len(values) > 1 {
+		return "", invalid(HTTPIdempotencyKey, "the header is there %d times: send it once", len(values))
+	}
+	if len(key) >= 2 && key[0] == '"' && key[len(key)-1] == '"' {
+		key = strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(key[1 : len(key)-1])
+	}
+	if key == "" || len(key) > maxDedupeKey {
+		return "", invalid(HTTPIdempotencyKey, "the key has %d bytes: send 1 to %d", len(key), maxDedupeKey)
+	}
+	return key, nil
 }
 
 // SetHTTPBinary writes the event's parts but its data as headers of a request

@@ -40,8 +40,10 @@ type Event struct {
 	Partition int32     // AnyPartition unless the publisher chose one
 	Timestamp time.Time // zero: now, at the producer
 
-	// DedupeKey names the publish attempt; it is never stored, and not acted on yet.
+	// DedupeKey names the event, so that publishing it twice stores it once (publish.window). It is never stored.
 	DedupeKey string
+	// Topic to publish to; "" is the request's.
+	Topic string
 }
 
 // Attribute is a CloudEvents extension attribute in its canonical string form.
@@ -73,6 +75,31 @@ func (e *Event) Extension(name string) string {
 		}
 	}
 	return ""
+}
+
+// HasAttribute reports whether e is a CloudEvent with the context attribute name.
+func (e *Event) HasAttribute(name string) bool {
+	if !e.IsCloudEvent() {
+		return false
+	}
+	switch name {
+	case "id", "source", "type", "specversion":
+		return true
+	case "subject":
+		return e.Subject != ""
+	case "time":
+		return !e.Time.IsZero()
+	case "datacontenttype":
+		return e.ContentType != ""
+	case "dataschema":
+		return e.DataSchema != ""
+	}
+	for i := range e.Extensions {
+		if e.Extensions[i].Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // SetExtension sets the extension attribute name, replacing a value it has.

@@ -66,7 +66,7 @@ func FuzzRecordAndBack(f *testing.F) {
 func TestModeIsToldByTheContentTypeBatchFirst(t *testing.T) {
 	for contentType, want := range map[string]Mode{
 		"application/cloudevents-batch+json": Batch, "application/cloudevents-batch+json; charset=utf-8": Batch, "application/cloudevents-batch+avro": Unsupported,
-		"application/cloudevents+json": Structured, "APPLICATION/CloudEvents+JSON": Structured, "application/cloudevents+protobuf": Unsupported,
+		"application/cloudevents+json": Structured, "APPLICATION/CloudEvents+JSON": Structured, "application/cloudevents+avro": Unsupported, "application/cloudevents+protobuf": StructuredProto, "application/cloudevents-batch+protobuf": BatchProto,
 		"application/x-ndjson": NDJSON, "application/json": Plain, "": Plain,
 	} {
 		if got := DetectMode(http.Header{"Content-Type": {contentType}}); got != want {

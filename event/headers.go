@@ -23,13 +23,17 @@ const (
 
 // HTTP request headers of the events route. Names are in canonical form.
 const (
-	HTTPKey            = "Postern-Key"        // record key, UTF-8
-	HTTPKeyBase64      = "Postern-Key-Base64" // record key, base64 (standard alphabet)
-	HTTPPartition      = "Postern-Partition"  // explicit partition, decimal
-	HTTPTimestamp      = "Postern-Timestamp"  // record timestamp, RFC 3339
-	HTTPHeaderPrefix   = "Postern-Header-"    // Postern-Header-<name>: a record header; the name arrives lower-cased
-	HTTPIdempotencyKey = "Idempotency-Key"    // draft-ietf-httpapi-idempotency-key-header-07
-	HTTPInstance       = "Postern-Instance"   // answer: which gateway holds the leases
+	HTTPKey            = "Postern-Key"           // record key, UTF-8
+	HTTPKeyBase64      = "Postern-Key-Base64"    // record key, base64 (standard alphabet)
+	HTTPPartition      = "Postern-Partition"     // explicit partition, decimal
+	HTTPTimestamp      = "Postern-Timestamp"     // record timestamp, RFC 3339
+	HTTPHeaderPrefix   = "Postern-Header-"       // Postern-Header-<name>: a record header; the name arrives lower-cased
+	HTTPIdempotencyKey = "Idempotency-Key"       // draft-ietf-httpapi-idempotency-key-header-07
+	HTTPDurability     = "Postern-Durability"    // all_replicas or leader
+	HTTPAtomic         = "Postern-Atomic"        // true: all events of the request or none
+	HTTPValidateOnly   = "Postern-Validate-Only" // true: check, store nothing
+	HTTPReplayed       = "Idempotent-Replayed"   // answer: true when the Idempotency-Key was known
+	HTTPInstance       = "Postern-Instance"      // answer: which gateway holds the leases
 )
 
 // Evidence headers of a dead-lettered record. They are appended after the
@@ -48,6 +52,9 @@ const (
 	DeadLetterOffset       = "postern-dead-letter-offset"    // decimal
 	DeadLetterTimestamp    = "postern-dead-letter-timestamp" // the record's own timestamp, RFC 3339
 )
+
+// ValidAttribute reports whether name may be a CloudEvents attribute's.
+func ValidAttribute(name string) bool { return validAttributeName(name) }
 
 // validAttributeName reports whether name may be a CloudEvents attribute
 // name: lower-case ASCII letters and digits (CloudEvents 1.0, section 3.1).

@@ -19,7 +19,7 @@ import (
 // string, null, or {"base64": "..."}.
 func FromNDJSON(line []byte) (Event, error) {
 	if !utf8.Valid(line) {
-		return Event{}, invalid("", "the line is not valid UTF-8")
+		return Event{}, malformed("", "the line is not valid UTF-8")
 	}
 	cloudEvent := false
 	if err := members(line, func(name string, _ json.RawMessage) error {
@@ -63,7 +63,7 @@ func FromNDJSON(line []byte) (Event, error) {
 		case "content_type":
 			text, err := jsonText(raw)
 			if err != nil {
-				return invalid(field, "%v", err)
+				return malformed(field, "%v", err)
 			}
 			e.ContentType = text
 		case "headers":
@@ -71,7 +71,7 @@ func FromNDJSON(line []byte) (Event, error) {
 		case "partition":
 			p, err := strconv.ParseInt(string(raw), 10, 32)
 			if err != nil || p < 0 {
-				return invalid(field, "%.20s is not a partition's number", raw)
+				return malformed(field, "%.20s is not a partition's number", raw)
 			}
 			e.Partition = int32(p)
 		case "timestamp":
@@ -80,12 +80,12 @@ func FromNDJSON(line []byte) (Event, error) {
 				e.Timestamp, err = time.Parse(time.RFC3339Nano, text)
 			}
 			if err != nil {
-				return invalid(field, "not an RFC 3339 time such as \"2026-01-31T10:00:00Z\"")
+				return malformed(field, "not an RFC 3339 time such as \"2026-01-31T10:00:00Z\"")
 			}
 		case "topic", "offset":
 			// As a tail prints them: where the record was, not where it goes.
 		default:
-			return invalid(field, "unknown member: a record has key, key_base64, value, value_base64, headers, content_type, partition, timestamp; a CloudEvent has specversion")
+			return malformed(field, "unknown member: a record has key, key_base64, value, value_base64, headers, content_type, partition, timestamp; a CloudEvent has specversion")
 		}
 		return nil
 	})
@@ -93,9 +93,9 @@ func FromNDJSON(line []byte) (Event, error) {
 	case err != nil:
 		return e, err
 	case keys > 1:
-		return e, invalid("/key", "key and key_base64 exclude each other")
+		return e, malformed("/key", "key and key_base64 exclude each other")
 	case values > 1:
-		return e, invalid("/value", "value and value_base64 exclude each other")
+		return e, malformed("/value", "value and value_base64 exclude each other")
 	}
 	return e, nil
 }
@@ -103,7 +103,7 @@ func FromNDJSON(line []byte) (Event, error) {
 func setText(field string, raw json.RawMessage, to *[]byte) error {
 	text, err := jsonText(raw)
 	if err != nil {
-		return invalid(field, "%v", err)
+		return malformed(field, "%v", err)
 	}
 	*to = []byte(text)
 	return nil
@@ -115,7 +115,7 @@ func setBase64(field string, raw json.RawMessage, to *[]byte) error {
 		*to, err = base64.StdEncoding.DecodeString(text)
 	}
 	if err != nil {
-		return invalid(field, "not base64 in a JSON string")
+		return malformed(field, "not base64 in a JSON string")
 	}
 	return nil
 }
@@ -123,17 +123,17 @@ func setBase64(field string, raw json.RawMessage, to *[]byte) error {
 func (e *Event) setHeaders(field string, raw json.RawMessage) error {
 	var pairs []json.RawMessage
 	if err := json.Unmarshal(raw, &pairs); err != nil {
-		return invalid(field, "a list of [name, value] pairs is expected")
+		return malformed(field, "a list of [name, value] pairs is expected")
 	}
 	for i, p := range pairs {
 		at := field + "/" + strconv.Itoa(i)
 		var pair []json.RawMessage
 		if err := json.Unmarshal(p, &pair); err != nil || len(pair) != 2 {
-			return invalid(at, "a [name, value] pair is expected")
+			return malformed(at, "a [name, value] pair is expected")
 		}
 		name, err := jsonText(pair[0])
 		if err != nil {
-			return invalid(at, "the name must be a string")
+			return malformed(at, "the name must be a string")
 		}
 		h := Header{Name: name}
 		switch {
@@ -147,7 +147,7 @@ func (e *Event) setHeaders(field string, raw json.RawMessage) error {
 				Base64 *[]byte `json:"base64"`
 			}
 			if err := json.Unmarshal(pair[1], &binary); err != nil || binary.Base64 == nil {
-				return invalid(at, `the value must be a string, null or {"base64": "..."}`)
+				return malformed(at, `the value must be a string, null or {"base64": "..."}`)
 			}
 			h.Value = *binary.Base64
 		}

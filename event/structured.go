@@ -18,7 +18,7 @@ import (
 func FromStructuredJSON(body []byte) (Event, error) {
 	e := Event{Partition: AnyPartition}
 	if !utf8.Valid(body) {
-		return e, invalid("", "the body is not valid UTF-8")
+		return e, malformed("", "the body is not valid UTF-8")
 	}
 	version, hasData, hasBase64 := "", false, false
 	var data json.RawMessage
@@ -68,6 +68,9 @@ func FromStructuredJSON(body []byte) (Event, error) {
 	if version != SpecVersion {
 		return e, invalid("/specversion", "%q is not a version we read: send %q", version, SpecVersion)
 	}
+	if err := e.RequireCloudEvent(); err != nil {
+		return e, err
+	}
 	if hasData && hasBase64 {
 		return e, invalid("/data_base64", "data and data_base64 exclude each other")
 	}
@@ -101,29 +104,29 @@ type Item struct {
 // others; a body that is no JSON array does.
 func FromBatchJSON(body []byte, most int) ([]Item, error) {
 	if !utf8.Valid(body) {
-		return nil, invalid("", "the body is not valid UTF-8")
+		return nil, malformed("", "the body is not valid UTF-8")
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return nil, invalid("", "a batch is a JSON array of CloudEvents")
+		return nil, malformed("", "a batch is a JSON array of CloudEvents")
 	}
 	var items []Item
 	for d.More() {
 		if len(items) == most {
-			return nil, invalid("", "the batch has more than %d events", most)
+			return nil, malformed("", "the batch has more than %d events", most)
 		}
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
-			return nil, invalid("", "the batch is not valid JSON: %v", err)
+			return nil, malformed("", "the batch is not valid JSON: %v", err)
 		}
 		e, err := FromStructuredJSON(raw)
 		items = append(items, Item{e, err})
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, invalid("", "the batch is not valid JSON: %v", err)
+		return nil, malformed("", "the batch is not valid JSON: %v", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, invalid("", "something follows the batch")
+		return nil, malformed("", "something follows the batch")
 	}
 	return items, nil
 }
@@ -132,35 +135,35 @@ func FromBatchJSON(body []byte, most int) ([]Item, error) {
 func members(body []byte, each func(name string, raw json.RawMessage) error) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return invalid("", "a JSON object is expected")
+		return malformed("", "a JSON object is expected")
 	}
 	seen := make(map[string]bool, 12)
 	for d.More() {
 		t, err := d.Token()
 		if err != nil {
-			return invalid("", "not valid JSON: %v", err)
+			return malformed("", "not valid JSON: %v", err)
 		}
 		name, ok := t.(string)
 		if !ok {
-			return invalid("", "not valid JSON")
+			return malformed("", "not valid JSON")
 		}
 		if seen[name] {
-			return invalid("/"+name, "the member is there twice")
+			return malformed("/"+name, "the member is there twice")
 		}
 		seen[name] = true
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
-			return invalid("/"+name, "not valid JSON: %v", err)
+			return malformed("/"+name, "not valid JSON: %v", err)
 		}
 		if err := each(name, raw); err != nil {
 			return err
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return invalid("", "not valid JSON: %v", err)
+		return malformed("", "not valid JSON: %v", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return invalid("", "something follows the JSON object")
+		return malformed("", "something follows the JSON object")
 	}
 	return nil
 }

@@ -11,12 +11,23 @@ import (
 type InvalidError struct {
 	Field   string // an attribute (ce-time), a JSON pointer (/data_base64), a header name (Postern-Key), or a member (extensions)
 	Message string // what is wrong and what would be right
+	Form    bool   // the body's form is wrong, rather than a rule of CloudEvents broken
 }
 
-func (e *InvalidError) Error() string { return e.Field + ": " + e.Message }
+func (e *InvalidError) Error() string {
+	if e.Field == "" {
+		return e.Message
+	}
+	return e.Field + ": " + e.Message
+}
 
 func invalid(field, format string, args ...any) error {
-	return &InvalidError{field, fmt.Sprintf(format, args...)}
+	return &InvalidError{Field: field, Message: fmt.Sprintf(format, args...)}
+}
+
+// malformed is invalid for a body that has not the form its type says.
+func malformed(field, format string, args ...any) error {
+	return &InvalidError{Field: field, Message: fmt.Sprintf(format, args...), Form: true}
 }
 
 // Validate checks an event to be published, however it came in: either a
@@ -32,10 +43,8 @@ func (e *Event) Validate() error {
 	if e.Subject == "" && e.ID == "" && e.Source == "" && e.Type == "" && e.DataSchema == "" && e.Time.IsZero() && len(e.Extensions) == 0 {
 		return nil
 	}
-	for _, required := range [...]struct{ name, value string }{{"id", e.ID}, {"source", e.Source}, {"type", e.Type}} {
-		if required.value == "" {
-			return invalid(required.name, "a CloudEvent needs it (and an event without id, source and type may have no other attribute)")
-		}
+	if err := e.RequireCloudEvent(); err != nil {
+		return err
 	}
 	for _, text := range [...]struct{ name, value string }{
 		{"id", e.ID}, {"source", e.Source}, {"type", e.Type}, {"subject", e.Subject}, {"dataschema", e.DataSchema},
@@ -66,6 +75,17 @@ func (e *Event) Validate() error {
 		}
 		if err := validText(x.Name, x.Value); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// RequireCloudEvent checks that e has the attributes that CloudEvents 1.0,
+// section 3.1.1 requires, as what says it is a CloudEvent must.
+func (e *Event) RequireCloudEvent() error {
+	for _, required := range [...]struct{ name, value string }{{"id", e.ID}, {"source", e.Source}, {"type", e.Type}} {
+		if required.value == "" {
+			return invalid(required.name, "a CloudEvent needs it (and an event without id, source and type may have no other attribute)")
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-//go:generate go run ./errorsdoc
+//go:generate go run ../internal/errorsdoc
 
 package fault
 
@@ -47,7 +47,11 @@ const (
 	UnsupportedEncoding  Reason = "UNSUPPORTED_ENCODING"
 	NotAcceptable        Reason = "NOT_ACCEPTABLE"
 	KeyRequired          Reason = "KEY_REQUIRED"
+	AttributeRequired    Reason = "ATTRIBUTE_REQUIRED"
+	ContentTypeRefused   Reason = "CONTENT_TYPE_REFUSED"
 	SchemaRefused        Reason = "SCHEMA_REFUSED"
+	DedupeKeyReused      Reason = "DEDUPE_KEY_REUSED"
+	AtomicAborted        Reason = "ATOMIC_ABORTED"
 	Unauthenticated      Reason = "UNAUTHENTICATED"
 	NotAuthorized        Reason = "NOT_AUTHORIZED"
 	OriginRefused        Reason = "ORIGIN_REFUSED"
@@ -62,6 +66,7 @@ const (
 	ProtocolViolation    Reason = "PROTOCOL_VIOLATION"
 	NotOffered           Reason = "NOT_OFFERED"
 	BufferFull           Reason = "BUFFER_FULL"
+	RateLimited          Reason = "RATE_LIMITED"
 	TooManyStreams       Reason = "TOO_MANY_STREAMS"
 	SlowConsumer         Reason = "SLOW_CONSUMER"
 	BrokerUnavailable    Reason = "BROKER_UNAVAILABLE"
@@ -95,6 +100,10 @@ var Reasons = []Entry{
 	{InvalidRecord, KindInvalid, "Kafka refused the record itself.", "Correct what the message names; retrying will not help."},
 	{UnknownPartition, KindInvalid, "The partition asked for does not exist.", "Leave the partition out, or choose one the topic has."},
 	{KeyRequired, KindInvalid, "The topic's rule asks for a key.", "Send a key."},
+	{AttributeRequired, KindInvalid, "The topic's rule asks for an attribute that the event lacks.", "Send the attribute named in the violation."},
+	{ContentTypeRefused, KindInvalid, "The topic's rule does not allow the event's content type.", "Use one of those the message names."},
+	{DedupeKeyReused, KindConflict, "Another event was published under this dedupe key.", "Use a key of its own for each event."},
+	{AtomicAborted, KindConflict, "Another event of the atomic request failed; nothing was stored.", "See the other results; then send all of it again."},
 	{SchemaRefused, KindInvalid, "The payload does not fit the topic's schema.", "Correct the fields named in the violations."},
 	{EventTooLarge, KindTooLarge, "The event is larger than the topic or the gateway allows.", "Send less, or a reference to the data."},
 	{BodyTooLarge, KindTooLarge, "The request body is larger than the gateway allows.", "Split the batch."},
@@ -116,13 +125,14 @@ var Reasons = []Entry{
 	{ProtocolViolation, KindPrecondition, "The stream's frames came in an order the protocol does not allow.", "Send the frame the message names first."},
 	{NotOffered, KindUnimplemented, "This build does not offer what was asked for.", "Leave the field out."},
 	{BufferFull, KindExhausted, "The gateway's publish buffer is full; nothing was stored.", "Retry after the time given."},
+	{RateLimited, KindExhausted, "The caller is over its limit of requests or bytes a second; nothing was done.", "Retry after the time given."},
 	{TooManyStreams, KindExhausted, "The gateway serves as many streams as it may.", "Use fewer streams, or retry later."},
 	{SlowConsumer, KindExhausted, "The client did not read its stream; it was cut to bound memory.", "Read faster or open a smaller window, then reconnect."},
 	{BrokerUnavailable, KindUnavailable, "Kafka could not be reached; nothing was stored.", "Retry with backoff."},
 	{NotEnoughReplicas, KindUnavailable, "Fewer replicas are in sync than the topic demands; nothing was stored.", "Retry with backoff."},
 	{KafkaThrottled, KindExhausted, "Kafka is throttling the gateway.", "Slow down, then retry."},
 	{ShuttingDown, KindUnavailable, "The gateway is draining.", "Retry; another instance answers."},
-	{OutcomeUnknown, KindUnknown, "The wait ended before Kafka answered: the event may or may not be stored.", "Look whether it is there, or publish it again where consumers bear it twice."},
+	{OutcomeUnknown, KindUnknown, "The wait ended before Kafka answered: the event may or may not be stored.", "Publish it again with the same dedupe key; without one, where consumers bear it twice."},
 	{DeadlineExceeded, KindDeadline, "The caller's deadline passed before anything was stored.", "Retry with a longer deadline."},
 	{Cancelled, KindCancelled, "The caller went away.", "Nothing."},
 	{KafkaRefused, KindPrecondition, "Kafka refused for a reason that a retry will not cure.", "See the message; the gateway's operator must act."},

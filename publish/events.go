@@ -5,12 +5,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
@@ -22,55 +21,131 @@ import (
 // Events is the route POST /v1/topics/{topic}/events: a body of bytes, not a
 // message. Its Content-Type says how it carries events (event.DetectMode). One
 // event is answered by its own status; several by 200 when all are stored and
-// else by 207, with a result for each in order.
+// else by 207, with a result for each in order. Lines that are answered in lines
+// (Accept: application/x-ndjson) are published while they come (lines.go).
 func (p *Publisher) Events(w http.ResponseWriter, r *http.Request) error {
 	topic, err := event.ParseTopic(r.PathValue("topic"))
 	if err != nil {
 		return fault.New(fault.InvalidTopic, "%w", err).Field("topic", "%v", err)
 	}
-	ctx, cancel, err := deadline(r)
+	asked, err := askedOf(r)
 	if err != nil {
 		return err
 	}
-	defer cancel()
-	body, err := p.readBody(w, r)
+	asked.topic = topic
+	wait, err := waitOf(r)
 	if err != nil {
 		return err
 	}
 	mode := event.DetectMode(r.Header)
+	if mode == event.NDJSON && !asked.atomic && acceptsLines(r) {
+		return p.lines(w, r, asked, wait)
+	}
+	ctx := r.Context()
+	if wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	body, err := p.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	var e event.Event
 	switch mode {
 	case event.Unsupported:
-		return fault.New(fault.UnsupportedMediaType, "%q is not a CloudEvents format this route reads: send %s, %s, or binary mode",
+		return fault.New(fault.UnsupportedMediaType, "%q is not a CloudEvents format this route reads: send %s, %s, their +protobuf forms, or binary mode",
 			r.Header.Get("Content-Type"), event.MediaStructured, event.MediaBatch)
-	case event.Plain, event.Binary, event.Structured:
-		var e event.Event
-		switch mode {
-		case event.Plain:
-			e, err = event.FromPlain(r.Header, body)
-		case event.Binary:
-			e, err = event.FromHTTPBinary(r.Header, body)
-		default:
-			if e, err = event.FromStructuredJSON(body); err == nil {
-				err = e.ApplyHTTPHeaders(r.Header)
-			}
+	case event.Plain:
+		e, err = event.FromPlain(r.Header, body)
+	case event.Binary:
+		e, err = event.FromHTTPBinary(r.Header, body)
+	case event.Structured, event.StructuredProto:
+		if mode == event.Structured {
+			e, err = event.FromStructuredJSON(body)
+		} else {
+			e, err = wire.FromCloudEventProto(body)
 		}
+		if err == nil {
+			err = e.ApplyHTTPHeaders(r.Header)
+		}
+	default:
+		items, err := itemsOf(mode, body, asked.dedupe)
 		if err != nil {
 			return invalid(err)
 		}
-		return p.one(ctx, w, r, topic, e)
+		return p.several(ctx, w, asked, items)
 	}
-	items, err := itemsOf(mode, body)
 	if err != nil {
 		return invalid(err)
 	}
-	return p.several(ctx, w, r, topic, items)
+	return p.one(ctx, w, asked, e)
 }
 
-// itemsOf reads a body of several events.
-func itemsOf(mode event.Mode, body []byte) ([]event.Item, error) {
-	if mode == event.Batch {
-		return event.FromBatchJSON(body, MaxEvents)
+// asked is what a request's headers ask for beside its events.
+type asked struct {
+	who          authz.Identity
+	topic        string
+	durability   broker.Durability
+	atomic       bool
+	validateOnly bool
+	dedupe       string // Idempotency-Key of a request of several events
+}
+
+func (a asked) request(events []event.Event) Request {
+	return Request{Topic: a.topic, Events: events, Durability: a.durability, Atomic: a.atomic}
+}
+
+func askedOf(r *http.Request) (asked, error) {
+	a := asked{who: authz.FromContext(r.Context())}
+	h := r.Header
+	if v, ok := h[event.HTTPDurability]; ok {
+		switch v[0] {
+		case broker.AllReplicas.String():
+		case broker.Leader.String():
+			a.durability = broker.Leader
+		default:
+			return a, fault.New(fault.InvalidHeader, "%s %q is not offered: send all_replicas or leader", event.HTTPDurability, v[0]).Field(event.HTTPDurability, "not offered")
+		}
 	}
+	for name, to := range map[string]*bool{event.HTTPAtomic: &a.atomic, event.HTTPValidateOnly: &a.validateOnly} {
+		if v, ok := h[name]; ok {
+			on, err := strconv.ParseBool(v[0])
+			if err != nil {
+				return a, fault.New(fault.InvalidHeader, "%s %q is neither true nor false", name, v[0]).Field(name, "neither true nor false")
+			}
+			*to = on
+		}
+	}
+	var err error
+	if a.dedupe, err = event.DedupeKeyOf(h); err != nil {
+		return a, invalid(err)
+	}
+	return a, nil
+}
+
+// itemsOf reads a body of several events. Under one Idempotency-Key each has a
+// key of its own: the header's and its place.
+func itemsOf(mode event.Mode, body []byte, dedupe string) ([]event.Item, error) {
+	var items []event.Item
+	var err error
+	switch mode {
+	case event.Batch:
+		items, err = event.FromBatchJSON(body, MaxEvents)
+	case event.BatchProto:
+		items, err = wire.FromCloudEventBatchProto(body, MaxEvents)
+	default:
+		items, err = itemsOfLines(body)
+	}
+	if dedupe != "" {
+		for i := range items {
+			items[i].Event.DedupeKey = dedupe + "#" + strconv.Itoa(i)
+		}
+	}
+	return items, err
+}
+
+func itemsOfLines(body []byte) ([]event.Item, error) {
 	var items []event.Item
 	lines := bufio.NewScanner(bytes.NewReader(body))
 	lines.Buffer(nil, len(body)+1)
@@ -80,7 +155,7 @@ func itemsOf(mode event.Mode, body []byte) ([]event.Item, error) {
 			continue
 		}
 		if len(items) == MaxEvents {
-			return nil, &event.InvalidError{Field: "body", Message: "more than " + strconv.Itoa(MaxEvents) + " lines: split the batch"}
+			return nil, &event.InvalidError{Form: true, Field: "body", Message: "more than " + strconv.Itoa(MaxEvents) + " lines: split the batch"}
 		}
 		e, err := event.FromNDJSON(line)
 		items = append(items, event.Item{Event: e, Err: err})
@@ -88,65 +163,28 @@ func itemsOf(mode event.Mode, body []byte) ([]event.Item, error) {
 	return items, lines.Err()
 }
 
-func (p *Publisher) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		return nil, fault.New(fault.UnsupportedEncoding, "Content-Encoding %q is not read: send the body unencoded", coding)
-	}
-	limit := int64(p.options.MaxBodyBytes)
-	if r.ContentLength > limit {
-		return nil, fault.New(fault.BodyTooLarge, "the body has %d bytes, at most %d are allowed: split the batch", r.ContentLength, limit)
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // HTTP/2 has its own ways
-	if r.ContentLength > 0 {
-		body := make([]byte, r.ContentLength)
-		if _, err := io.ReadFull(r.Body, body); err != nil {
-			return nil, fault.New(fault.InvalidBody, "the body ended before its Content-Length: %w", err)
-		}
-		return body, nil
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return nil, fault.New(fault.BodyTooLarge, "the body is larger than %d bytes: split the batch", limit)
-	case err != nil:
-		return nil, fault.New(fault.InvalidBody, "the body could not be read: %w", err)
-	}
-	return body, nil
-}
-
-// bodyTimeout is how long a client may take to send its body.
-const bodyTimeout = 60 * time.Second
-
-// deadline reads how long the caller wants to wait: Grpc-Timeout as gRPC
-// writes it, or Prefer: wait= (RFC 7240, section 4.3) in seconds.
-func deadline(r *http.Request) (context.Context, context.CancelFunc, error) {
-	ctx := r.Context()
-	wait := time.Duration(0)
+// waitOf reads how long the caller wants to wait: Grpc-Timeout as gRPC writes
+// it, or Prefer: wait= (RFC 7240, section 4.3) in seconds. 0: unsaid.
+func waitOf(r *http.Request) (time.Duration, error) {
 	if v := r.Header.Get("Grpc-Timeout"); v != "" {
 		d, ok := grpcTimeout(v)
 		if !ok {
-			return nil, nil, fault.New(fault.InvalidHeader, "Grpc-Timeout %q is not digits and one of H M S m u n", v).Field("Grpc-Timeout", "unreadable")
+			return 0, fault.New(fault.InvalidHeader, "Grpc-Timeout %q is not digits and one of H M S m u n", v).Field("Grpc-Timeout", "unreadable")
 		}
-		wait = d
-	} else {
-		for _, prefer := range r.Header.Values("Prefer") {
-			for one := range strings.SplitSeq(prefer, ",") {
-				if v, ok := strings.CutPrefix(strings.TrimSpace(one), "wait="); ok {
-					n, err := strconv.ParseUint(v, 10, 31)
-					if err != nil || n == 0 {
-						return nil, nil, fault.New(fault.InvalidHeader, "Prefer: wait=%s is not a number of seconds", v).Field("Prefer", "unreadable")
-					}
-					wait = time.Duration(n) * time.Second
+		return d, nil
+	}
+	for _, prefer := range r.Header["Prefer"] {
+		for one := range strings.SplitSeq(prefer, ",") {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(one), "wait="); ok {
+				n, err := strconv.ParseUint(v, 10, 31)
+				if err != nil || n == 0 {
+					return 0, fault.New(fault.InvalidHeader, "Prefer: wait=%s is not a number of seconds", v).Field("Prefer", "unreadable")
 				}
+				return time.Duration(n) * time.Second, nil
 			}
 		}
 	}
-	if wait == 0 {
-		return ctx, func() {}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	return ctx, cancel, nil
+	return 0, nil
 }
 
 var timeoutUnits = map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}
@@ -160,88 +198,172 @@ func grpcTimeout(v string) (time.Duration, bool) {
 	return time.Duration(n) * unit, ok && err == nil && n > 0
 }
 
-// position is where an event is, in an answer.
-type position struct {
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Offset    int64  `json:"offset"`
-}
-
-func positionOf(p event.Position) *position { return &position{p.Topic, p.Partition, p.Offset} }
-
-func (p *Publisher) one(ctx context.Context, w http.ResponseWriter, r *http.Request, topic string, e event.Event) error {
-	receipts, err := p.Publish(ctx, authz.FromContext(r.Context()), topic, []event.Event{e}, broker.AllReplicas)
+// one answers for a single event.
+func (p *Publisher) one(ctx context.Context, w http.ResponseWriter, a asked, e event.Event) error {
+	events := []event.Event{e}
+	if a.validateOnly {
+		previews, err := p.Preview(ctx, a.who, a.request(events))
+		if err != nil {
+			return err
+		}
+		if previews[0].Err != nil {
+			return previews[0].Err
+		}
+		w.Header()["Content-Type"] = jsonContent
+		_, _ = w.Write(append(appendPreview([]byte(`{"preview":`), &previews[0]), '}', '\n')) // the caller may be gone; nothing is stored
+		return nil
+	}
+	receipts, err := p.Publish(ctx, a.who, a.request(events))
 	if err != nil {
 		return err
 	}
 	if receipts[0].Err != nil {
 		return receipts[0].Err
 	}
-	b := make([]byte, 0, 64+len(topic))
-	b = append(b, `{"topic":"`...) // a topic's name needs no escaping
-	b = append(b, topic...)
-	b = append(b, `","partition":`...)
-	b = strconv.AppendInt(b, int64(receipts[0].Position.Partition), 10)
-	b = append(b, `,"offset":`...)
-	b = strconv.AppendInt(b, receipts[0].Position.Offset, 10)
-	b = append(b, '}', '\n')
+	b := appendPosition(make([]byte, 0, 96+len(a.topic)), receipts[0].Position)
+	if receipts[0].Duplicate {
+		w.Header().Set(event.HTTPReplayed, "true")
+		b = append(b[:len(b)-1], `,"duplicate":true}`...)
+	}
 	w.Header()["Content-Type"] = jsonContent
-	_, _ = w.Write(b) // the caller may be gone; the event is stored
+	_, _ = w.Write(append(b, '\n')) // the caller may be gone; the event is stored
 	return nil
 }
 
 var jsonContent = []string{"application/json"}
 
-// result is one line of the answer to several events.
-type result struct {
-	Status   int           `json:"status"`
-	Position *position     `json:"position,omitempty"`
-	Problem  *wire.Problem `json:"problem,omitempty"`
-}
-
-func (p *Publisher) several(ctx context.Context, w http.ResponseWriter, r *http.Request, topic string, items []event.Item) error {
+// several answers for a request of several events.
+func (p *Publisher) several(ctx context.Context, w http.ResponseWriter, a asked, items []event.Item) error {
 	if len(items) == 0 {
 		return fault.New(fault.InvalidBody, "the body holds no event: send at least one")
 	}
-	answer := struct {
-		Results []result `json:"results"`
-	}{make([]result, len(items))}
-	failed := func(i int, err error) {
-		problem := wire.ProblemOf(err)
-		answer.Results[i] = result{Status: problem.Status, Problem: &problem}
+	results, err := p.resultsOf(ctx, a, items)
+	if err != nil {
+		return err
 	}
 	status := http.StatusOK
+	b := append(make([]byte, 0, 64+100*len(results)), `{"results":[`...)
+	for i := range results {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = results[i].append(b)
+		if results[i].err != nil {
+			status = http.StatusMultiStatus
+		}
+	}
+	w.Header()["Content-Type"] = jsonContent
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, "]}\n"...)) // the caller may be gone; what is stored is stored
+	return nil
+}
+
+// resultsOf publishes, or checks, the items that are events.
+func (p *Publisher) resultsOf(ctx context.Context, a asked, items []event.Item) ([]result, error) {
+	results := make([]result, len(items))
 	events, at := make([]event.Event, 0, len(items)), make([]int, 0, len(items))
 	for i := range items {
 		if items[i].Err != nil {
-			failed(i, invalid(items[i].Err))
-			status = http.StatusMultiStatus
+			results[i].err = invalid(items[i].Err)
 			continue
 		}
 		events, at = append(events, items[i].Event), append(at, i)
 	}
-	if len(events) > 0 {
-		receipts, err := p.Publish(ctx, authz.FromContext(r.Context()), topic, events, broker.AllReplicas)
+	switch {
+	case len(events) == 0:
+	case a.atomic && len(events) < len(items):
+		for _, i := range at {
+			results[i].err = broker.Aborted()
+		}
+	case a.validateOnly:
+		previews, err := p.Preview(ctx, a.who, a.request(events))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for j, receipt := range receipts {
-			if receipt.Err != nil {
-				failed(at[j], receipt.Err)
-				status = http.StatusMultiStatus
-				continue
-			}
-			answer.Results[at[j]] = result{Status: http.StatusOK, Position: positionOf(receipt.Position)}
+		for j := range previews {
+			results[at[j]] = result{preview: &previews[j], err: previews[j].Err}
+		}
+	default:
+		receipts, err := p.Publish(ctx, a.who, a.request(events))
+		if err != nil {
+			return nil, err
+		}
+		for j, r := range receipts {
+			results[at[j]] = result{position: r.Position, duplicate: r.Duplicate, err: r.Err}
 		}
 	}
-	body, err := json.Marshal(answer)
-	if err != nil {
-		return fault.New(fault.Internal, "write the results: %w", err)
+	return results, nil
+}
+
+// result is what is answered for one event of several.
+type result struct {
+	position  event.Position
+	duplicate bool
+	preview   *Preview
+	err       error
+}
+
+// append writes r as JSON: {status, position | preview | problem}.
+func (r *result) append(b []byte) []byte {
+	if r.err != nil {
+		problem := wire.ProblemOf(r.err)
+		b = append(strconv.AppendInt(append(b, `{"status":`...), int64(problem.Status), 10), `,"problem":`...)
+		text, err := json.Marshal(problem)
+		if err != nil { // no member can fail; keep the promise of a problem all the same
+			text = []byte(`{"reason":"INTERNAL"}`)
+		}
+		return append(append(b, text...), '}')
 	}
-	w.Header()["Content-Type"] = jsonContent
-	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the caller may be gone; what is stored is stored
-	return nil
+	if r.preview != nil {
+		return append(appendPreview(append(b, `{"status":200,"preview":`...), r.preview), '}')
+	}
+	b = appendPosition(append(b, `{"status":200,"position":`...), r.position)
+	if r.duplicate {
+		b = append(b, `,"duplicate":true`...)
+	}
+	return append(b, '}')
+}
+
+func appendPosition(b []byte, at event.Position) []byte {
+	b = append(b, `{"topic":"`...) // a topic's name needs no escaping
+	b = append(b, at.Topic...)
+	b = append(b, `","partition":`...)
+	b = strconv.AppendInt(b, int64(at.Partition), 10)
+	b = append(b, `,"offset":`...)
+	b = strconv.AppendInt(b, at.Offset, 10)
+	return append(b, '}')
+}
+
+// previewJSON is a Preview over HTTP, with PublishPreview's names.
+type previewJSON struct {
+	Topic      string  `json:"topic"`
+	Rule       string  `json:"rule,omitempty"`
+	Key        *string `json:"key,omitempty"`
+	KeyBase64  []byte  `json:"key_base64,omitempty"`
+	Partition  *int32  `json:"partition,omitempty"`
+	Durability string  `json:"durability"`
+	Bytes      int     `json:"bytes"`
+	Value      []byte  `json:"value_base64,omitempty"`
+}
+
+func appendPreview(b []byte, p *Preview) []byte {
+	m := previewJSON{Topic: p.Record.Topic, Rule: p.Rule, Durability: p.How.Durability.String(), Bytes: p.Record.Size()}
+	if key := string(p.Record.Key); p.Record.Key != nil && utf8.ValidString(key) {
+		m.Key = &key
+	} else {
+		m.KeyBase64 = p.Record.Key
+	}
+	if p.Record.Partition != event.AnyPartition {
+		m.Partition = &p.Record.Partition
+	}
+	if p.Rewritten {
+		m.Value = p.Record.Value
+	}
+	text, err := json.Marshal(m)
+	if err != nil { // no member can fail
+		return append(b, "null"...)
+	}
+	return append(b, text...)
 }
 
 // Handshake answers OPTIONS on the events route: the abuse-protection handshake

@@ -16,6 +16,8 @@ type metrics struct {
 	sent     metric.Int64Counter
 	failures metric.Int64Counter
 	duration metric.Float64Histogram
+	repeated metric.Int64Counter
+	lost     metric.Int64Counter
 
 	mu     sync.RWMutex
 	topics map[string]metric.MeasurementOption // made once a topic: making a set costs more than counting
@@ -24,13 +26,23 @@ type metrics struct {
 // maxTopics bounds the topics that get their own series; the rest share "other".
 const maxTopics = 1000
 
-func newMetrics(meter metric.Meter) *metrics {
+func newMetrics(meter metric.Meter, window func() (entries, bytes int)) *metrics {
 	sent, _ := meter.Int64Counter("messaging.client.sent.messages", metric.WithDescription("Events stored in Kafka"))
 	failures, _ := meter.Int64Counter("postern.publish.failures", metric.WithDescription("Events not stored, or not surely, by reason"))
 	duration, _ := meter.Float64Histogram("messaging.client.operation.duration", metric.WithUnit("s"),
 		metric.WithDescription("From a publish request to its last answer from Kafka"),
 		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
-	return &metrics{sent: sent, failures: failures, duration: duration, topics: map[string]metric.MeasurementOption{}}
+	repeated, _ := meter.Int64Counter("postern.publish.duplicates", metric.WithDescription("Events that were not stored again because their dedupe key was known"))
+	lost, _ := meter.Int64Counter("postern.publish.dedupe.forgotten", metric.WithDescription("Dedupe keys forgotten before their time for want of room"))
+	entries, _ := meter.Int64ObservableGauge("postern.publish.dedupe.keys", metric.WithDescription("Dedupe keys remembered"))
+	size, _ := meter.Int64ObservableGauge("postern.publish.dedupe.size", metric.WithUnit("By"), metric.WithDescription("Memory of the dedupe keys"))
+	_, _ = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		n, bytes := window()
+		o.ObserveInt64(entries, int64(n))
+		o.ObserveInt64(size, int64(bytes))
+		return nil
+	}, entries, size)
+	return &metrics{sent: sent, failures: failures, duration: duration, repeated: repeated, lost: lost, topics: map[string]metric.MeasurementOption{}}
 }
 
 func (m *metrics) attributes(topic string) metric.MeasurementOption {
@@ -64,3 +76,9 @@ func (m *metrics) stored(topic string, n int64, took time.Duration) {
 func (m *metrics) failed(topic string, reason fault.Reason) {
 	m.failures.Add(context.Background(), 1, m.attributes(topic), metric.WithAttributes(attribute.String("reason", string(reason))))
 }
+
+func (m *metrics) duplicate(topic string) {
+	m.repeated.Add(context.Background(), 1, m.attributes(topic))
+}
+
+func (m *metrics) forgotten(n int) { m.lost.Add(context.Background(), int64(n)) }

@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -38,12 +40,19 @@ type Options struct {
 	MaxWait time.Duration `yaml:"max_wait"`
 	// MaxEventBytes bounds one event's key, value and headers. Default 1MiB.
 	MaxEventBytes setting.Bytes `yaml:"max_event_bytes"`
-	// MaxBodyBytes bounds one HTTP request's body. Default 16MiB.
+	// MaxBodyBytes bounds one HTTP request's body, after it is decompressed. Default 16MiB.
 	MaxBodyBytes setting.Bytes `yaml:"max_body_bytes"`
+	// DedupeAge is how long a dedupe key is remembered. Default 5m.
+	DedupeAge time.Duration `yaml:"dedupe_age"`
+	// DedupeBytes bounds the memory for dedupe keys, 256 bytes each; the oldest are forgotten first. Default 16MiB.
+	DedupeBytes setting.Bytes `yaml:"dedupe_bytes"`
 }
 
 // MaxEvents bounds the events of one request.
 const MaxEvents = 10_000
+
+// maxEventLimit bounds what max_event_bytes may be set to.
+const maxEventLimit = 64 << 20
 
 // WithDefaults returns o with empty settings filled in.
 func (o Options) WithDefaults() Options {
@@ -56,47 +65,120 @@ func (o Options) WithDefaults() Options {
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 16 << 20
 	}
+	if o.DedupeAge == 0 {
+		o.DedupeAge = 5 * time.Minute
+	}
+	if o.DedupeBytes == 0 {
+		o.DedupeBytes = 16 << 20
+	}
 	return o
+}
+
+// Validate reports everything wrong with o, each as a *setting.Error.
+func (o Options) Validate() error {
+	var faults setting.Faults
+	if o.MaxWait < 0 {
+		faults.Add("max_wait", "it cannot be negative")
+	}
+	if o.MaxEventBytes < 0 || o.MaxEventBytes > maxEventLimit {
+		faults.Add("max_event_bytes", "%s is out of range: at most %s", o.MaxEventBytes, setting.Bytes(maxEventLimit))
+	}
+	if o.MaxBodyBytes < 0 {
+		faults.Add("max_body_bytes", "it cannot be negative")
+	}
+	if o.DedupeAge < 0 {
+		faults.Add("dedupe_age", "it cannot be negative")
+	}
+	if o.DedupeBytes < 0 || o.DedupeBytes > 0 && o.DedupeBytes < 64<<10 {
+		faults.Add("dedupe_bytes", "%s is too small: at least 64KiB", o.DedupeBytes)
+	}
+	return faults.Err()
 }
 
 // Producer writes records; broker.Producer is one.
 type Producer interface {
-	Produce(r *event.Record, durability broker.Durability, done func(event.Position, error))
+	// ProduceAll answers for each record that is not nil.
+	ProduceAll(records []*event.Record, how broker.How, done func(i int, at event.Position, err error))
+	// ProduceAtomic stores all of records or none.
+	ProduceAtomic(ctx context.Context, records []*event.Record, done func(i int, at event.Position, err error))
+}
+
+// Topics tells what Kafka knows; broker.Client does.
+type Topics interface {
+	Partitions(ctx context.Context, topic string) (int32, error)
+}
+
+// Request is events to publish.
+type Request struct {
+	Topic      string // of the events that name none
+	Events     []event.Event
+	Durability broker.Durability
+	Atomic     bool
 }
 
 // Receipt says what became of one event: stored at Position, or Err, whose
 // reason tells not stored from unknown.
 type Receipt struct {
-	Position event.Position
-	Err      error
+	Position  event.Position
+	Err       error
+	Duplicate bool // the position is of an earlier publish
 }
 
 // Publisher publishes.
 type Publisher struct {
 	options  Options
 	policy   authz.Policy
+	rules    *ruleBook
 	schemas  *schema.Checker
 	producer Producer
+	topics   Topics
+	window   *window
 	tracer   trace.Tracer
 	tracing  bool // somebody takes spans, so that traces may begin here
 	metrics  *metrics
 	log      *slog.Logger
+
+	draining  <-chan struct{}
+	drainTime func() time.Time
+}
+
+// Parts are what a Publisher works with.
+type Parts struct {
+	Policy   authz.Policy
+	Rules    []TopicRules
+	Schemas  *schema.Checker
+	Producer Producer
+	Topics   Topics
+	Tracer   trace.Tracer
+	Meter    metric.Meter
+	Log      *slog.Logger
+	// Draining is closed when the gateway begins to stop; DrainTime then tells until when it serves.
+	Draining  <-chan struct{}
+	DrainTime func() time.Time
 }
 
 // New makes a Publisher.
-func New(o Options, policy authz.Policy, schemas *schema.Checker, producer Producer, tracer trace.Tracer, meter metric.Meter, log *slog.Logger) *Publisher {
-	_, silent := tracer.(noop.Tracer)
-	return &Publisher{o.WithDefaults(), policy, schemas, producer, tracer, !silent, newMetrics(meter), log}
+func New(o Options, parts Parts) *Publisher {
+	o = o.WithDefaults()
+	_, silent := parts.Tracer.(noop.Tracer)
+	p := &Publisher{
+		options: o, policy: parts.Policy, rules: newRuleBook(parts.Rules, o.MaxEventBytes), schemas: parts.Schemas,
+		producer: parts.Producer, topics: parts.Topics, tracer: parts.Tracer, tracing: !silent, log: parts.Log,
+		draining: parts.Draining, drainTime: parts.DrainTime,
+	}
+	p.metrics = newMetrics(parts.Meter, func() (entries, bytes int) { return p.window.size() })
+	p.window = newWindow(o.DedupeAge, int(o.DedupeBytes), p.metrics.forgotten)
+	return p
 }
 
 // Options tells the limits in force.
 func (p *Publisher) Options() Options { return p.options }
 
-// Publish stores events in topic and gives one receipt for each, in order. It
-// fails as a whole only when nothing was tried. When ctx ends first, the
+// Publish stores the request's events and gives one receipt for each, in order.
+// It fails as a whole only when nothing was tried. When ctx ends first, the
 // receipts of events still under way say OUTCOME_UNKNOWN; the write goes on.
-func (p *Publisher) Publish(ctx context.Context, who authz.Identity, topic string, events []event.Event, durability broker.Durability) ([]Receipt, error) {
-	pending, err := p.Start(ctx, who, topic, events, durability)
+func (p *Publisher) Publish(ctx context.Context, who authz.Identity, request Request) ([]Receipt, error) {
+	pending, err := p.Start(ctx, who, request)
 	if err != nil {
 		return nil, err
 	}
@@ -118,75 +200,188 @@ type Pending struct {
 	publisher *Publisher
 	topic     string
 	began     time.Time
-	receipts  []Receipt
-	answers   chan answer // one for each event that was tried; roomy enough that no promise ever blocks
-	waiting   int
-	answered  []bool
 	spans     []trace.Span
+	keys      []digest // of the events that this request is the first to publish; nil without any
+	first     []bool
+	one       [1]Receipt
+	done      chan struct{} // closed when all are answered
+
+	mu       sync.Mutex
+	receipts []Receipt
+	answered []bool
+	waiting  int
+	left     bool // nobody waits any more
 }
 
-type answer struct {
-	index int
-	Receipt
-}
-
-// Start hands events to the producer and does not wait for Kafka. ctx is not
+// Start hands the events to the producer and does not wait for Kafka. ctx is not
 // kept: only Wait is bounded by a caller's deadline (see broker.Producer).
-func (p *Publisher) Start(ctx context.Context, who authz.Identity, topic string, events []event.Event, durability broker.Durability) (*Pending, error) {
-	topic, err := event.ParseTopic(topic)
-	if err != nil {
-		return nil, fault.New(fault.InvalidTopic, "%w", err).Field("topic", "%v", err)
-	}
-	if err := p.policy.Check(who, authz.Publish, topic); err != nil {
+func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Request) (*Pending, error) {
+	if err := p.admit(ctx, who, &request); err != nil {
 		return nil, err
 	}
-	switch {
-	case len(events) == 0:
-		return nil, fault.New(fault.InvalidArgument, "there is no event to publish: send at least one").Field("events", "at least one is needed")
-	case len(events) > MaxEvents:
-		return nil, fault.New(fault.InvalidArgument, "%d events in one request: send at most %d", len(events), MaxEvents).Field("events", "at most %d", MaxEvents)
+	events := request.Events
+	w := &Pending{publisher: p, topic: request.Topic, began: time.Now(), done: make(chan struct{}), waiting: len(events)}
+	if w.receipts = w.one[:]; len(events) > 1 {
+		w.receipts = make([]Receipt, len(events))
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, fault.Of(err)
-	}
-	pending := &Pending{
-		publisher: p, topic: topic, began: time.Now(),
-		receipts: make([]Receipt, len(events)), answers: make(chan answer, len(events)), answered: make([]bool, len(events)),
-	}
+	w.answered = make([]bool, len(events))
 	parent := trace.SpanContextFromContext(ctx)
 	if parent.IsSampled() || !parent.IsValid() && p.tracing {
-		pending.spans = make([]trace.Span, len(events))
+		w.spans = make([]trace.Span, len(events))
 	}
+	records := make([]*event.Record, len(events))
+	failed := false
 	for i := range events {
-		record, err := p.record(ctx, topic, &events[i])
+		record, _, err := p.record(ctx, &events[i])
+		if err == nil && request.Atomic && events[i].DedupeKey != "" {
+			err = fault.New(fault.InvalidArgument, "an atomic request cannot be deduplicated: leave the dedupe key out").Field("dedupe_key", "not with atomic")
+		}
 		if err != nil {
-			pending.receipts[i] = Receipt{Err: err}
-			pending.answered[i] = true
+			failed = true
+			w.answer(i, Receipt{Err: err})
 			continue
 		}
-		p.carryTrace(ctx, pending, i, record)
-		pending.waiting++
-		p.producer.Produce(record, durability, func(at event.Position, err error) {
-			pending.answers <- answer{i, Receipt{at, err}}
-		})
+		records[i] = record
 	}
-	return pending, nil
+	if request.Atomic {
+		p.startAtomic(ctx, w, records, failed)
+		return w, nil
+	}
+	for i, record := range records {
+		if record != nil && !p.claim(w, who, &events[i], i, record) {
+			records[i] = nil
+		}
+	}
+	for i, record := range records {
+		if record != nil {
+			p.carryTrace(ctx, w, i, record)
+		}
+	}
+	p.produce(w, records, request.Durability)
+	return w, nil
 }
 
-// record checks e and writes it as topic's record.
-func (p *Publisher) record(ctx context.Context, topic string, e *event.Event) (*event.Record, error) {
+// admit checks the request as a whole, and that the caller may publish to each topic.
+func (p *Publisher) admit(ctx context.Context, who authz.Identity, request *Request) error {
+	switch n := len(request.Events); {
+	case n == 0:
+		return fault.New(fault.InvalidArgument, "there is no event to publish: send at least one").Field("events", "at least one is needed")
+	case n > MaxEvents:
+		return fault.New(fault.InvalidArgument, "%d events in one request: send at most %d", n, MaxEvents).Field("events", "at most %d", MaxEvents)
+	}
+	last := ""
+	for i := range request.Events {
+		e := &request.Events[i]
+		if e.Topic == "" {
+			e.Topic = request.Topic
+		}
+		if e.Topic == last && last != "" {
+			continue
+		}
+		topic, err := event.ParseTopic(e.Topic)
+		if err != nil {
+			return fault.New(fault.InvalidTopic, "%w", err).Field("topic", "%v", err)
+		}
+		if err := p.policy.Check(who, authz.Publish, topic); err != nil {
+			return err
+		}
+		last = topic
+	}
+	if err := ctx.Err(); err != nil {
+		return fault.Of(err)
+	}
+	return nil
+}
+
+// record checks e and writes it as its topic's record.
+func (p *Publisher) record(ctx context.Context, e *event.Event) (*event.Record, *rule, error) {
+	r := p.rules.of(e.Topic)
 	if err := e.Validate(); err != nil {
-		return nil, invalid(err)
+		return nil, r, invalid(err)
 	}
-	if err := p.schemas.Check(ctx, topic, e); err != nil {
-		return nil, err
+	if err := r.admit(e.Topic, e); err != nil {
+		return nil, r, err
 	}
-	r := e.Record(topic)
-	if size := r.Size(); size > int(p.options.MaxEventBytes) {
-		return nil, fault.New(fault.EventTooLarge, "the event has %d bytes with key and headers, at most %d are allowed: send less, or a reference to the data",
-			size, int64(p.options.MaxEventBytes)).With("limit", fmt.Sprint(int64(p.options.MaxEventBytes)))
+	if err := p.schemas.Check(ctx, e.Topic, e); err != nil {
+		return nil, r, err
 	}
-	return r, nil
+	record, err := r.record(e.Topic, e)
+	return record, r, err
+}
+
+// claim looks an event with a dedupe key up, and reports whether it is to be
+// produced: else its receipt is there, or comes with the first one's.
+func (p *Publisher) claim(w *Pending, who authz.Identity, e *event.Event, i int, record *event.Record) bool {
+	var name digest
+	switch {
+	case e.DedupeKey != "":
+		name = keyDigest(who.Name, e.Topic, e.DedupeKey)
+	case e.IsCloudEvent() && p.rules.of(e.Topic).DedupeByID:
+		name = keyDigest(who.Name, e.Topic, e.Source, e.ID)
+	default:
+		return true
+	}
+	found, receipt := p.window.claim(name, contentDigest(record), w.began, func(r Receipt) { w.answer(i, r) })
+	switch found {
+	case isFirst:
+		if w.first == nil {
+			w.keys, w.first = make([]digest, len(w.receipts)), make([]bool, len(w.receipts))
+		}
+		w.keys[i], w.first[i] = name, true
+		return true
+	case isKnown:
+		w.answer(i, receipt)
+	case isOther:
+		w.answer(i, Receipt{Err: reused(e.Topic)})
+	case isFull:
+		w.answer(i, Receipt{Err: windowFull(int(p.options.DedupeBytes))})
+	}
+	if found == isKnown || found == isJoined {
+		p.metrics.duplicate(e.Topic)
+	}
+	return false
+}
+
+// produce hands the records over, those that are written alike together.
+func (p *Publisher) produce(w *Pending, records []*event.Record, asked broker.Durability) {
+	for records != nil {
+		first := slices.IndexFunc(records, func(r *event.Record) bool { return r != nil })
+		if first < 0 {
+			return
+		}
+		topic := records[first].Topic
+		how := p.rules.of(topic).how(asked)
+		var now, later []*event.Record
+		for i := first + 1; i < len(records); i++ {
+			if r := records[i]; r != nil && r.Topic != topic && p.rules.of(r.Topic).how(asked) != how {
+				if later == nil {
+					now, later = slices.Clone(records), make([]*event.Record, len(records))
+				}
+				now[i], later[i] = nil, r
+			}
+		}
+		if later == nil {
+			now = records
+		}
+		p.producer.ProduceAll(now, how, w.stored)
+		records = later
+	}
+}
+
+// startAtomic hands the records over together, unless one has failed already.
+func (p *Publisher) startAtomic(ctx context.Context, w *Pending, records []*event.Record, failed bool) {
+	for i, record := range records {
+		switch {
+		case record == nil:
+		case failed:
+			w.answer(i, Receipt{Err: broker.Aborted()})
+		default:
+			p.carryTrace(ctx, w, i, record)
+		}
+	}
+	if !failed {
+		p.producer.ProduceAtomic(ctx, records, w.stored)
+	}
 }
 
 // carryTrace writes the context of the event's own span, or the caller's, into
@@ -235,42 +430,59 @@ func (c *headerCarrier) Keys() []string {
 	return names
 }
 
+// stored takes Kafka's answer.
+func (w *Pending) stored(i int, at event.Position, err error) {
+	r := Receipt{Position: at, Err: err}
+	if w.first != nil && w.first[i] {
+		w.publisher.window.settle(w.keys[i], r, time.Now())
+	}
+	w.answer(i, r)
+}
+
+func (w *Pending) answer(i int, r Receipt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.left {
+		return
+	}
+	w.receipts[i], w.answered[i] = r, true
+	if w.waiting--; w.waiting == 0 {
+		close(w.done)
+	}
+}
+
+// ready reports whether Wait would not wait.
+func (w *Pending) ready() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Wait waits for Kafka's answers until ctx ends.
 func (w *Pending) Wait(ctx context.Context) []Receipt {
-	for w.waiting > 0 {
-		select {
-		case a := <-w.answers:
-			w.take(a)
-		case <-ctx.Done():
-			w.giveUp(ctx)
-		}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		w.leave(ctx)
 	}
 	w.finish()
 	return w.receipts
 }
 
-func (w *Pending) take(a answer) {
-	w.receipts[a.index], w.answered[a.index] = a.Receipt, true
-	w.waiting--
-}
-
-// giveUp takes the answers that are there and calls the others unknown.
-func (w *Pending) giveUp(ctx context.Context) {
-	for more := true; more && w.waiting > 0; {
-		select {
-		case a := <-w.answers:
-			w.take(a)
-		default:
-			more = false
-		}
-	}
+// leave takes the answers that are there and calls the others unknown.
+func (w *Pending) leave(ctx context.Context) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = true
 	for i := range w.receipts {
 		if !w.answered[i] {
 			w.receipts[i].Err = fault.New(fault.OutcomeUnknown,
 				"Kafka had not answered when the wait ended: the event may or may not be stored (%w)", context.Cause(ctx)).With("topic", w.topic)
 		}
 	}
-	w.waiting = 0
 }
 
 // finish counts, says how it ended, and ends the spans.
@@ -279,9 +491,11 @@ func (w *Pending) finish() {
 	var failure *fault.Error
 	for i := range w.receipts {
 		err := w.receipts[i].Err
-		if err == nil {
+		switch {
+		case w.receipts[i].Duplicate:
+		case err == nil:
 			stored++
-		} else {
+		default:
 			failure = fault.Of(err)
 			w.publisher.metrics.failed(w.topic, failure.Reason)
 		}
@@ -313,8 +527,15 @@ func invalid(err error) *fault.Error {
 		return fault.New(fault.InvalidBody, "%w", err)
 	}
 	reason := fault.InvalidCloudEvent
-	if strings.HasPrefix(wrong.Field, "Postern-") || wrong.Field == event.HTTPIdempotencyKey {
+	switch {
+	case wrong.Form:
+		reason = fault.InvalidBody
+	case strings.HasPrefix(wrong.Field, "Postern-") || wrong.Field == event.HTTPIdempotencyKey:
 		reason = fault.InvalidHeader
 	}
-	return fault.New(reason, "%w", err).Field(wrong.Field, "%s", wrong.Message)
+	field := wrong.Field
+	if field == "" {
+		field = "body"
+	}
+	return fault.New(reason, "%w", err).Field(field, "%s", wrong.Message)
 }

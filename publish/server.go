@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
@@ -24,31 +23,35 @@ type Server struct {
 	posternv1.UnimplementedPublisherServer
 	publisher *Publisher
 	validator protovalidate.Validator
-	draining  <-chan struct{}
-	drainTime func() time.Time
 }
 
-// NewServer makes the service. draining is closed when the gateway begins to
-// stop, and drainTime then tells until when it serves.
-func NewServer(p *Publisher, v protovalidate.Validator, draining <-chan struct{}, drainTime func() time.Time) *Server {
-	return &Server{publisher: p, validator: v, draining: draining, drainTime: drainTime}
+// NewServer makes the service.
+func NewServer(p *Publisher, v protovalidate.Validator) *Server {
+	return &Server{publisher: p, validator: v}
 }
 
 // Publish stores the events and answers for each.
 func (s *Server) Publish(ctx context.Context, request *posternv1.PublishRequest) (*posternv1.PublishResponse, error) {
-	receipts, err := s.publisher.Publish(ctx, authz.FromContext(ctx), request.Topic, eventsOf(request), durabilityOf(request))
+	if request.ValidateOnly {
+		previews, err := s.publisher.Preview(ctx, authz.FromContext(ctx), requestOf(request))
+		if err != nil {
+			return nil, err
+		}
+		return &posternv1.PublishResponse{Results: previewResults(previews)}, nil
+	}
+	receipts, err := s.publisher.Publish(ctx, authz.FromContext(ctx), requestOf(request))
 	if err != nil {
 		return nil, err
 	}
 	return &posternv1.PublishResponse{Results: results(receipts)}, nil
 }
 
-func eventsOf(request *posternv1.PublishRequest) []event.Event {
-	events := make([]event.Event, len(request.Events))
-	for i, m := range request.Events {
-		events[i] = wire.FromEvent(m)
+func requestOf(m *posternv1.PublishRequest) Request {
+	events := make([]event.Event, len(m.Events))
+	for i, e := range m.Events {
+		events[i] = wire.FromEvent(e)
 	}
-	return events
+	return Request{Topic: m.Topic, Events: events, Durability: durabilityOf(m), Atomic: m.Atomic}
 }
 
 func durabilityOf(request *posternv1.PublishRequest) broker.Durability {
@@ -64,8 +67,31 @@ func results(receipts []Receipt) []*posternv1.PublishResult {
 		if r.Err != nil {
 			all[i] = &posternv1.PublishResult{Error: wire.Status(r.Err)}
 		} else {
-			all[i] = &posternv1.PublishResult{Position: wire.Position(r.Position)}
+			all[i] = &posternv1.PublishResult{Position: wire.Position(r.Position), Duplicate: r.Duplicate}
 		}
+	}
+	return all
+}
+
+func previewResults(previews []Preview) []*posternv1.PublishResult {
+	all := make([]*posternv1.PublishResult, len(previews))
+	for i := range previews {
+		p := &previews[i]
+		if p.Err != nil {
+			all[i] = &posternv1.PublishResult{Error: wire.Status(p.Err)}
+			continue
+		}
+		m := &posternv1.PublishPreview{Topic: p.Record.Topic, Rule: p.Rule, Key: p.Record.Key, Bytes: int64(p.Record.Size()), Durability: posternv1.Durability_DURABILITY_ALL_REPLICAS}
+		if p.How.Durability == broker.Leader {
+			m.Durability = posternv1.Durability_DURABILITY_LEADER
+		}
+		if p.Record.Partition != event.AnyPartition {
+			m.Partition = &p.Record.Partition
+		}
+		if p.Rewritten {
+			m.Value = p.Record.Value
+		}
+		all[i] = &posternv1.PublishResult{Preview: m}
 	}
 	return all
 }
@@ -100,7 +126,7 @@ func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.Publish
 	defer reader.Wait()
 	defer room.close()
 
-	draining := s.draining
+	draining := s.publisher.draining
 	for {
 		select {
 		case r, ok := <-started:
@@ -134,7 +160,7 @@ func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.Publish
 			}
 		case <-draining:
 			draining = nil
-			drain := &posternv1.Drain{Deadline: wire.Time(s.drainTime()), Reason: "the gateway is stopping"}
+			drain := &posternv1.Drain{Deadline: wire.Time(s.publisher.drainTime()), Reason: "the gateway is stopping"}
 			if err := stream.Send(&posternv1.PublishStreamResponse{Drain: drain}); err != nil {
 				return err
 			}
@@ -145,7 +171,8 @@ func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.Publish
 // streamed is one request of a stream: started, or refused as a whole.
 type streamed struct {
 	sequence      uint64
-	pending       *Pending
+	pending       *Pending // nil when the results are there
+	results       []*posternv1.PublishResult
 	err           error
 	events, bytes int64
 }
@@ -176,7 +203,7 @@ func (s *Server) readRequests(ctx context.Context, stream grpc.BidiStreamingServ
 		if err := s.validator.Validate(message); err != nil {
 			r.err = wire.Invalid(err)
 		} else {
-			r.pending, r.err = s.publisher.Start(ctx, who, message.Request.Topic, eventsOf(message.Request), durabilityOf(message.Request))
+			r.start(ctx, s.publisher, who, message.Request)
 		}
 		select {
 		case started <- r:
@@ -186,15 +213,27 @@ func (s *Server) readRequests(ctx context.Context, stream grpc.BidiStreamingServ
 	}
 }
 
-// ready reports whether wait would not wait.
-func (r *streamed) ready() bool {
-	return r.pending == nil || len(r.pending.answers) >= r.pending.waiting
+func (r *streamed) start(ctx context.Context, p *Publisher, who authz.Identity, m *posternv1.PublishRequest) {
+	if !m.ValidateOnly {
+		r.pending, r.err = p.Start(ctx, who, requestOf(m))
+		return
+	}
+	previews, err := p.Preview(ctx, who, requestOf(m))
+	if r.err = err; err == nil {
+		r.results = previewResults(previews)
+	}
 }
+
+// ready reports whether wait would not wait.
+func (r *streamed) ready() bool { return r.pending == nil || r.pending.ready() }
 
 func (r *streamed) wait(ctx context.Context, p *Publisher) *posternv1.PublishDone {
 	done := &posternv1.PublishDone{Sequence: r.sequence}
 	if r.err != nil {
 		done.Error = wire.Status(r.err)
+		return done
+	}
+	if done.Results = r.results; r.pending == nil {
 		return done
 	}
 	ctx, cancel := context.WithDeadline(ctx, r.pending.began.Add(p.options.MaxWait))

@@ -51,6 +51,8 @@ type Authz struct {
 type TopicRule struct {
 	// Match is a glob over topic names: orders.*
 	Match string `yaml:"match"`
+	// Publish says what publishing demands and does.
+	Publish publish.Rules `yaml:"publish"`
 	// Schema says what is done with payloads.
 	Schema schema.Rules `yaml:"schema"`
 }
@@ -61,6 +63,10 @@ const defaultDrain = 25 * time.Second
 func (c Config) WithDefaults() Config {
 	c.Kafka, c.Listen, c.Publish = c.Kafka.WithDefaults(), c.Listen.WithDefaults(), c.Publish.WithDefaults()
 	c.Listen.Open = c.Authz.Mode == "open"
+	c.Kafka.MaxEventBytes = c.Publish.MaxEventBytes
+	for _, t := range c.Topics {
+		c.Kafka.MaxEventBytes = max(c.Kafka.MaxEventBytes, t.Publish.MaxEventBytes)
+	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrain
 	}
@@ -73,6 +79,7 @@ func (c Config) Validate() error {
 	errs := []error{
 		setting.Under("kafka", c.Kafka.Validate()),
 		setting.Under("listen", c.Listen.Validate()),
+		setting.Under("publish", c.Publish.Validate()),
 		setting.Under("telemetry", c.Telemetry.Validate()),
 	}
 	bad := func(at, format string, args ...any) {
@@ -84,14 +91,12 @@ func (c Config) Validate() error {
 	if c.DrainTimeout < 0 {
 		bad("drain_timeout", "it cannot be negative")
 	}
-	if c.Publish.MaxWait < 0 {
-		bad("publish.max_wait", "it cannot be negative")
-	}
 	for i, t := range c.Topics {
 		at := fmt.Sprintf("topics[%d]", i)
 		if _, err := path.Match(t.Match, ""); err != nil || t.Match == "" {
 			bad(at+".match", "%q is not a glob over topic names such as orders.*", t.Match)
 		}
+		errs = append(errs, setting.Under(at+".publish", t.Publish.Validate()))
 		if err := t.Schema.Validate(); err != nil {
 			bad(at+".schema.value.rule", "%v", err)
 		}
@@ -106,6 +111,15 @@ func (c Config) Validate() error {
 		seen[s.Name] = i
 	}
 	return errors.Join(errs...)
+}
+
+// PublishRules are the topic rules as publishing reads them.
+func (c Config) PublishRules() []publish.TopicRules {
+	rules := make([]publish.TopicRules, len(c.Topics))
+	for i, t := range c.Topics {
+		rules[i] = publish.TopicRules{Match: t.Match, Rules: t.Publish}
+	}
+	return rules
 }
 
 // Lookup finds a declared subscription.

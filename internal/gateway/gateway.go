@@ -87,14 +87,17 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 		return fmt.Errorf("compile the requests' rules: %w", err)
 	}
 	policy := authz.Open()
-	publisher := publish.New(g.config.Publish, policy, &schema.Checker{}, g.producer, g.telemetry.Tracer, g.telemetry.Meter, g.log)
+	publisher := publish.New(g.config.Publish, publish.Parts{
+		Policy: policy, Rules: g.config.PublishRules(), Schemas: &schema.Checker{}, Producer: g.producer, Topics: g.kafka,
+		Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
+	})
 	g.queues = delivery.NewQueues(instance, g.kafka, g.producer, g.log, g.telemetry.Meter)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
 	subscriber := subscribe.NewServer(g.queues, g.config, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
 
 	g.server, err = server.New(g.config.Listen, server.Parts{
 		Register: func(r grpc.ServiceRegistrar) {
-			posternv1.RegisterPublisherServer(r, publish.NewServer(publisher, validator, g.drainBegan, g.deadline))
+			posternv1.RegisterPublisherServer(r, publish.NewServer(publisher, validator))
 			posternv1.RegisterSubscriberServer(r, subscriber)
 			posternv1.RegisterTopicsServer(r, tails)
 		},

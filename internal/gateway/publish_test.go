@@ -105,7 +105,7 @@ func TestBatchAnswersForEachEventAndOneBadOneFailsAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(got.Results) != 3 || got.Results[0].Position == nil || got.Results[1].Problem == nil || got.Results[2].Position == nil ||
-				got.Results[1].Problem.Reason != fault.InvalidCloudEvent || len(got.Results[1].Problem.Errors) != 1 {
+				got.Results[1].Problem.Reason != map[string]fault.Reason{"batch": fault.InvalidCloudEvent, "lines": fault.InvalidBody}[c.name] || len(got.Results[1].Problem.Errors) != 1 {
 				t.Fatalf("%s", a.Body)
 			}
 			records := cluster.Read(topic)
@@ -143,11 +143,11 @@ func TestEveryBadRequestGetsItsReasonAndStoresNothing(t *testing.T) {
 		{"CloudEvent of another version", "POST", events, "x", []string{"Ce-Specversion", "0.3", "Ce-Id", "1", "Ce-Source", "/s", "Ce-Type", "t"}, 400, fault.InvalidCloudEvent},
 		{"attribute that is no UTF-8 once decoded", "POST", events, "x", append([]string{"Ce-Subject", "%C0%A0"}, ce...), 400, fault.InvalidCloudEvent},
 		{"time that is no time", "POST", events, "x", append([]string{"Ce-Time", "yesterday"}, ce...), 400, fault.InvalidCloudEvent},
-		{"structured body that is no JSON", "POST", events, "{", []string{"Content-Type", "application/cloudevents+json"}, 400, fault.InvalidCloudEvent},
+		{"structured body that is no JSON", "POST", events, "{", []string{"Content-Type", "application/cloudevents+json"}, 400, fault.InvalidBody},
 		{"data and data_base64", "POST", events, `{"specversion":"1.0","id":"1","source":"/","type":"t","data":1,"data_base64":"YQ=="}`, []string{"Content-Type", "application/cloudevents+json"}, 400, fault.InvalidCloudEvent},
 		{"CloudEvents format nobody reads here", "POST", events, "x", []string{"Content-Type", "application/cloudevents+avro"}, 415, fault.UnsupportedMediaType},
 		{"encoded body", "POST", events, "x", []string{"Content-Encoding", "br"}, 415, fault.UnsupportedEncoding},
-		{"batch that is no array", "POST", events, "{}", []string{"Content-Type", "application/cloudevents-batch+json"}, 400, fault.InvalidCloudEvent},
+		{"batch that is no array", "POST", events, "{}", []string{"Content-Type", "application/cloudevents-batch+json"}, 400, fault.InvalidBody},
 		{"batch of nothing", "POST", events, "[]", []string{"Content-Type", "application/cloudevents-batch+json"}, 400, fault.InvalidBody},
 		{"lines of nothing", "POST", events, "\n\n", []string{"Content-Type", "application/x-ndjson"}, 400, fault.InvalidBody},
 		{"event that is too large", "POST", events, strings.Repeat("x", 1<<20+1), nil, 413, fault.EventTooLarge},

@@ -108,6 +108,17 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Path + ": " + e.Message }
 
+// Faults gathers what is wrong with settings.
+type Faults struct{ errs []error }
+
+// Add notes that the setting at path is wrong.
+func (f *Faults) Add(path, format string, args ...any) {
+	f.errs = append(f.errs, &Error{path, fmt.Sprintf(format, args...)})
+}
+
+// Err joins them; nil without any.
+func (f *Faults) Err() error { return errors.Join(f.errs...) }
+
 // Under returns errs with path put before each one's own.
 func Under(path string, err error) error {
 	if err == nil {

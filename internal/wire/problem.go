@@ -38,6 +38,7 @@ var reasonStatus = map[fault.Reason]int{
 	fault.NotAcceptable:    http.StatusNotAcceptable,
 	fault.MethodNotAllowed: http.StatusMethodNotAllowed,
 	fault.KafkaRefused:     http.StatusBadGateway,
+	fault.DedupeKeyReused:  http.StatusUnprocessableEntity, // draft-ietf-httpapi-idempotency-key-header-07, section 2.7
 }
 
 // HTTPStatus is the HTTP status of err.

@@ -26,7 +26,7 @@ func FromEvent(m *posternv1.Event) event.Event {
 	e := event.Event{
 		ID: m.GetId(), Source: m.GetSource(), Type: m.GetType(), Subject: m.GetSubject(),
 		ContentType: m.GetContentType(), DataSchema: m.GetDataSchema(),
-		Key: m.Key, Data: m.Data, Partition: event.AnyPartition, DedupeKey: m.GetDedupeKey(),
+		Key: m.Key, Data: m.Data, Partition: event.AnyPartition, DedupeKey: m.GetDedupeKey(), Topic: m.GetTopic(),
 	}
 	if m.Partition != nil {
 		e.Partition = m.GetPartition()
@@ -153,4 +153,9 @@ func attach(s *rpcstatus.Status, detail proto.Message) {
 	if a, err := anypb.New(detail); err == nil {
 		s.Details = append(s.Details, a)
 	}
+}
+
+// ToPosition reads a position.
+func ToPosition(m *posternv1.Position) event.Position {
+	return event.Position{Topic: m.GetTopic(), Partition: m.GetPartition(), Offset: m.GetOffset()}
 }

@@ -58,14 +58,21 @@ type Event struct {
 	Data []byte `protobuf:"bytes,10,opt,name=data,proto3,oneof" json:"data,omitempty"`
 	// Every other Kafka record header. Names may repeat, values may be any bytes.
 	Headers []*Header `protobuf:"bytes,11,rep,name=headers,proto3" json:"headers,omitempty"`
-	// Publishing only; not stored. Taken, and not acted on yet: a publish that is
-	// sent twice is stored twice.
+	// Publishing only; not stored. Names the event, so that sending it again is
+	// harmless: while this gateway remembers the key (5 minutes unless set
+	// otherwise, and as long as there is room), a publish of the same caller to
+	// the same topic with it joins the first one or gets its position, marked
+	// `duplicate`. Another event under the key is refused, DEDUPE_KEY_REUSED. The
+	// memory is this instance's and does not survive its restart.
 	DedupeKey string `protobuf:"bytes,12,opt,name=dedupe_key,json=dedupeKey,proto3" json:"dedupe_key,omitempty"`
 	// Publishing: the partition to write to; absent lets the key decide.
 	// Delivered events say it in `position`.
 	Partition *int32 `protobuf:"varint,13,opt,name=partition,proto3,oneof" json:"partition,omitempty"`
 	// The record's timestamp. Publishing: absent means now.
-	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// Publishing only: the topic to store this event in; absent means the
+	// request's. Delivered events say it in `position`.
+	Topic         string `protobuf:"bytes,15,opt,name=topic,proto3" json:"topic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +203,13 @@ func (x *Event) GetTimestamp() *timestamppb.Timestamp {
 		return x.Timestamp
 	}
 	return nil
+}
+
+func (x *Event) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
 }
 
 // Attribute is a CloudEvents extension in its canonical string form.
@@ -372,7 +386,7 @@ var File_postern_v1_event_proto protoreflect.FileDescriptor
 const file_postern_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"\x16postern/v1/event.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x04\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x04\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -392,7 +406,8 @@ const file_postern_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"dedupe_key\x18\f \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tdedupeKey\x12*\n" +
 	"\tpartition\x18\r \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x02R\tpartition\x88\x01\x01\x128\n" +
-	"\ttimestamp\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\ttimestampB\x06\n" +
+	"\ttimestamp\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x127\n" +
+	"\x05topic\x18\x0f \x01(\tB!\xbaH\x1e\xd8\x01\x01r\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x05topicB\x06\n" +
 	"\x04_keyB\a\n" +
 	"\x05_dataB\f\n" +
 	"\n" +

@@ -82,10 +82,19 @@ func (Durability) EnumDescriptor() ([]byte, []int) {
 }
 
 type PublishRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Events        []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
-	Durability    Durability             `protobuf:"varint,3,opt,name=durability,proto3,enum=postern.v1.Durability" json:"durability,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Topic  string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Events []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// At least what the topic's rule asks for is done.
+	Durability Durability `protobuf:"varint,3,opt,name=durability,proto3,enum=postern.v1.Durability" json:"durability,omitempty"`
+	// All of the events, whatever their topics, or none: one Kafka transaction.
+	// Consumers that read committed records (all that read through the gateway
+	// do) never see a part. An event that fails takes the others with it, reason
+	// ATOMIC_ABORTED. Always ALL_REPLICAS. dedupe_key is not allowed with it.
+	Atomic bool `protobuf:"varint,4,opt,name=atomic,proto3" json:"atomic,omitempty"`
+	// Check everything and store nothing: each result has a preview, or the error
+	// that publishing would give.
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,6 +150,20 @@ func (x *PublishRequest) GetDurability() Durability {
 	return Durability_DURABILITY_UNSPECIFIED
 }
 
+func (x *PublishRequest) GetAtomic() bool {
+	if x != nil {
+		return x.Atomic
+	}
+	return false
+}
+
+func (x *PublishRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 type PublishResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One result for each event, in order.
@@ -187,11 +210,17 @@ func (x *PublishResponse) GetResults() []*PublishResult {
 }
 
 // PublishResult says what became of one event: exactly one of stored (position
-// set), not stored, or unknown (error set; the ErrorInfo reason tells which).
+// set), not stored, or unknown (error set; the ErrorInfo reason tells which), or
+// what would become of it (preview set).
 type PublishResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Position      *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
-	Error         *status.Status         `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Position *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	Error    *status.Status         `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// The dedupe_key was known: position is where the first such event is, and
+	// nothing was stored this time.
+	Duplicate bool `protobuf:"varint,3,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	// The answer to validate_only.
+	Preview       *PublishPreview `protobuf:"bytes,4,opt,name=preview,proto3" json:"preview,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +269,119 @@ func (x *PublishResult) GetError() *status.Status {
 	return nil
 }
 
+func (x *PublishResult) GetDuplicate() bool {
+	if x != nil {
+		return x.Duplicate
+	}
+	return false
+}
+
+func (x *PublishResult) GetPreview() *PublishPreview {
+	if x != nil {
+		return x.Preview
+	}
+	return nil
+}
+
+// PublishPreview says what publishing an event would do.
+type PublishPreview struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The `match` of the topic rule that applies; empty when none does.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The record key; absent when it has none.
+	Key []byte `protobuf:"bytes,3,opt,name=key,proto3,oneof" json:"key,omitempty"`
+	// The partition; absent when the event has neither key nor partition, so that
+	// the producer chooses one.
+	Partition  *int32     `protobuf:"varint,4,opt,name=partition,proto3,oneof" json:"partition,omitempty"`
+	Durability Durability `protobuf:"varint,5,opt,name=durability,proto3,enum=postern.v1.Durability" json:"durability,omitempty"`
+	// The record's key, value and headers.
+	Bytes int64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The value as it would be stored, when the topic's rule writes another than `data`.
+	Value         []byte `protobuf:"bytes,7,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishPreview) Reset() {
+	*x = PublishPreview{}
+	mi := &file_postern_v1_publisher_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishPreview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishPreview) ProtoMessage() {}
+
+func (x *PublishPreview) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_publisher_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishPreview.ProtoReflect.Descriptor instead.
+func (*PublishPreview) Descriptor() ([]byte, []int) {
+	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PublishPreview) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *PublishPreview) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *PublishPreview) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PublishPreview) GetPartition() int32 {
+	if x != nil && x.Partition != nil {
+		return *x.Partition
+	}
+	return 0
+}
+
+func (x *PublishPreview) GetDurability() Durability {
+	if x != nil {
+		return x.Durability
+	}
+	return Durability_DURABILITY_UNSPECIFIED
+}
+
+func (x *PublishPreview) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PublishPreview) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 type PublishStreamRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Yours to choose; the answer carries it back. Strictly increasing.
@@ -251,7 +393,7 @@ type PublishStreamRequest struct {
 
 func (x *PublishStreamRequest) Reset() {
 	*x = PublishStreamRequest{}
-	mi := &file_postern_v1_publisher_proto_msgTypes[3]
+	mi := &file_postern_v1_publisher_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -263,7 +405,7 @@ func (x *PublishStreamRequest) String() string {
 func (*PublishStreamRequest) ProtoMessage() {}
 
 func (x *PublishStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_publisher_proto_msgTypes[3]
+	mi := &file_postern_v1_publisher_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -276,7 +418,7 @@ func (x *PublishStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishStreamRequest.ProtoReflect.Descriptor instead.
 func (*PublishStreamRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{3}
+	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PublishStreamRequest) GetSequence() uint64 {
@@ -308,7 +450,7 @@ type PublishStreamResponse struct {
 
 func (x *PublishStreamResponse) Reset() {
 	*x = PublishStreamResponse{}
-	mi := &file_postern_v1_publisher_proto_msgTypes[4]
+	mi := &file_postern_v1_publisher_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +462,7 @@ func (x *PublishStreamResponse) String() string {
 func (*PublishStreamResponse) ProtoMessage() {}
 
 func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_publisher_proto_msgTypes[4]
+	mi := &file_postern_v1_publisher_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +475,7 @@ func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishStreamResponse.ProtoReflect.Descriptor instead.
 func (*PublishStreamResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{4}
+	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PublishStreamResponse) GetDone() []*PublishDone {
@@ -370,7 +512,7 @@ type PublishDone struct {
 
 func (x *PublishDone) Reset() {
 	*x = PublishDone{}
-	mi := &file_postern_v1_publisher_proto_msgTypes[5]
+	mi := &file_postern_v1_publisher_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +524,7 @@ func (x *PublishDone) String() string {
 func (*PublishDone) ProtoMessage() {}
 
 func (x *PublishDone) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_publisher_proto_msgTypes[5]
+	mi := &file_postern_v1_publisher_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +537,7 @@ func (x *PublishDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishDone.ProtoReflect.Descriptor instead.
 func (*PublishDone) Descriptor() ([]byte, []int) {
-	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{5}
+	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PublishDone) GetSequence() uint64 {
@@ -430,7 +572,7 @@ type PublishWindow struct {
 
 func (x *PublishWindow) Reset() {
 	*x = PublishWindow{}
-	mi := &file_postern_v1_publisher_proto_msgTypes[6]
+	mi := &file_postern_v1_publisher_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +584,7 @@ func (x *PublishWindow) String() string {
 func (*PublishWindow) ProtoMessage() {}
 
 func (x *PublishWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_publisher_proto_msgTypes[6]
+	mi := &file_postern_v1_publisher_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +597,7 @@ func (x *PublishWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishWindow.ProtoReflect.Descriptor instead.
 func (*PublishWindow) Descriptor() ([]byte, []int) {
-	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{6}
+	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishWindow) GetMaxEvents() int64 {
@@ -484,7 +626,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_postern_v1_publisher_proto_msgTypes[7]
+	mi := &file_postern_v1_publisher_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +638,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_publisher_proto_msgTypes[7]
+	mi := &file_postern_v1_publisher_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +651,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{7}
+	return file_postern_v1_publisher_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Drain) GetDeadline() *timestamppb.Timestamp {
@@ -531,18 +673,36 @@ var File_postern_v1_publisher_proto protoreflect.FileDescriptor
 const file_postern_v1_publisher_proto_rawDesc = "" +
 	"\n" +
 	"\x1apostern/v1/publisher.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\xc0\x01\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\xfd\x01\n" +
 	"\x0ePublishRequest\x124\n" +
 	"\x05topic\x18\x01 \x01(\tB\x1e\xbaH\x1br\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x05topic\x126\n" +
 	"\x06events\x18\x02 \x03(\v2\x11.postern.v1.EventB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x06events\x12@\n" +
 	"\n" +
 	"durability\x18\x03 \x01(\x0e2\x16.postern.v1.DurabilityB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
-	"durability\"F\n" +
+	"durability\x12\x16\n" +
+	"\x06atomic\x18\x04 \x01(\bR\x06atomic\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"F\n" +
 	"\x0fPublishResponse\x123\n" +
-	"\aresults\x18\x01 \x03(\v2\x19.postern.v1.PublishResultR\aresults\"k\n" +
+	"\aresults\x18\x01 \x03(\v2\x19.postern.v1.PublishResultR\aresults\"\xbf\x01\n" +
 	"\rPublishResult\x120\n" +
 	"\bposition\x18\x01 \x01(\v2\x14.postern.v1.PositionR\bposition\x12(\n" +
-	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"p\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\x12\x1c\n" +
+	"\tduplicate\x18\x03 \x01(\bR\tduplicate\x124\n" +
+	"\apreview\x18\x04 \x01(\v2\x1a.postern.v1.PublishPreviewR\apreview\"\xfd\x01\n" +
+	"\x0ePublishPreview\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x15\n" +
+	"\x03key\x18\x03 \x01(\fH\x00R\x03key\x88\x01\x01\x12!\n" +
+	"\tpartition\x18\x04 \x01(\x05H\x01R\tpartition\x88\x01\x01\x126\n" +
+	"\n" +
+	"durability\x18\x05 \x01(\x0e2\x16.postern.v1.DurabilityR\n" +
+	"durability\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\x12\x19\n" +
+	"\x05value\x18\a \x01(\fH\x02R\x05value\x88\x01\x01B\x06\n" +
+	"\x04_keyB\f\n" +
+	"\n" +
+	"_partitionB\b\n" +
+	"\x06_value\"p\n" +
 	"\x14PublishStreamRequest\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12<\n" +
 	"\arequest\x18\x02 \x01(\v2\x1a.postern.v1.PublishRequestB\x06\xbaH\x03\xc8\x01\x01R\arequest\"\xa0\x01\n" +
@@ -583,44 +743,47 @@ func file_postern_v1_publisher_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_publisher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_postern_v1_publisher_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_postern_v1_publisher_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_postern_v1_publisher_proto_goTypes = []any{
 	(Durability)(0),               // 0: postern.v1.Durability
 	(*PublishRequest)(nil),        // 1: postern.v1.PublishRequest
 	(*PublishResponse)(nil),       // 2: postern.v1.PublishResponse
 	(*PublishResult)(nil),         // 3: postern.v1.PublishResult
-	(*PublishStreamRequest)(nil),  // 4: postern.v1.PublishStreamRequest
-	(*PublishStreamResponse)(nil), // 5: postern.v1.PublishStreamResponse
-	(*PublishDone)(nil),           // 6: postern.v1.PublishDone
-	(*PublishWindow)(nil),         // 7: postern.v1.PublishWindow
-	(*Drain)(nil),                 // 8: postern.v1.Drain
-	(*Event)(nil),                 // 9: postern.v1.Event
-	(*Position)(nil),              // 10: postern.v1.Position
-	(*status.Status)(nil),         // 11: google.rpc.Status
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*PublishPreview)(nil),        // 4: postern.v1.PublishPreview
+	(*PublishStreamRequest)(nil),  // 5: postern.v1.PublishStreamRequest
+	(*PublishStreamResponse)(nil), // 6: postern.v1.PublishStreamResponse
+	(*PublishDone)(nil),           // 7: postern.v1.PublishDone
+	(*PublishWindow)(nil),         // 8: postern.v1.PublishWindow
+	(*Drain)(nil),                 // 9: postern.v1.Drain
+	(*Event)(nil),                 // 10: postern.v1.Event
+	(*Position)(nil),              // 11: postern.v1.Position
+	(*status.Status)(nil),         // 12: google.rpc.Status
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_postern_v1_publisher_proto_depIdxs = []int32{
-	9,  // 0: postern.v1.PublishRequest.events:type_name -> postern.v1.Event
+	10, // 0: postern.v1.PublishRequest.events:type_name -> postern.v1.Event
 	0,  // 1: postern.v1.PublishRequest.durability:type_name -> postern.v1.Durability
 	3,  // 2: postern.v1.PublishResponse.results:type_name -> postern.v1.PublishResult
-	10, // 3: postern.v1.PublishResult.position:type_name -> postern.v1.Position
-	11, // 4: postern.v1.PublishResult.error:type_name -> google.rpc.Status
-	1,  // 5: postern.v1.PublishStreamRequest.request:type_name -> postern.v1.PublishRequest
-	6,  // 6: postern.v1.PublishStreamResponse.done:type_name -> postern.v1.PublishDone
-	7,  // 7: postern.v1.PublishStreamResponse.window:type_name -> postern.v1.PublishWindow
-	8,  // 8: postern.v1.PublishStreamResponse.drain:type_name -> postern.v1.Drain
-	3,  // 9: postern.v1.PublishDone.results:type_name -> postern.v1.PublishResult
-	11, // 10: postern.v1.PublishDone.error:type_name -> google.rpc.Status
-	12, // 11: postern.v1.Drain.deadline:type_name -> google.protobuf.Timestamp
-	1,  // 12: postern.v1.Publisher.Publish:input_type -> postern.v1.PublishRequest
-	4,  // 13: postern.v1.Publisher.PublishStream:input_type -> postern.v1.PublishStreamRequest
-	2,  // 14: postern.v1.Publisher.Publish:output_type -> postern.v1.PublishResponse
-	5,  // 15: postern.v1.Publisher.PublishStream:output_type -> postern.v1.PublishStreamResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	11, // 3: postern.v1.PublishResult.position:type_name -> postern.v1.Position
+	12, // 4: postern.v1.PublishResult.error:type_name -> google.rpc.Status
+	4,  // 5: postern.v1.PublishResult.preview:type_name -> postern.v1.PublishPreview
+	0,  // 6: postern.v1.PublishPreview.durability:type_name -> postern.v1.Durability
+	1,  // 7: postern.v1.PublishStreamRequest.request:type_name -> postern.v1.PublishRequest
+	7,  // 8: postern.v1.PublishStreamResponse.done:type_name -> postern.v1.PublishDone
+	8,  // 9: postern.v1.PublishStreamResponse.window:type_name -> postern.v1.PublishWindow
+	9,  // 10: postern.v1.PublishStreamResponse.drain:type_name -> postern.v1.Drain
+	3,  // 11: postern.v1.PublishDone.results:type_name -> postern.v1.PublishResult
+	12, // 12: postern.v1.PublishDone.error:type_name -> google.rpc.Status
+	13, // 13: postern.v1.Drain.deadline:type_name -> google.protobuf.Timestamp
+	1,  // 14: postern.v1.Publisher.Publish:input_type -> postern.v1.PublishRequest
+	5,  // 15: postern.v1.Publisher.PublishStream:input_type -> postern.v1.PublishStreamRequest
+	2,  // 16: postern.v1.Publisher.Publish:output_type -> postern.v1.PublishResponse
+	6,  // 17: postern.v1.Publisher.PublishStream:output_type -> postern.v1.PublishStreamResponse
+	16, // [16:18] is the sub-list for method output_type
+	14, // [14:16] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_publisher_proto_init() }
@@ -629,13 +792,14 @@ func file_postern_v1_publisher_proto_init() {
 		return
 	}
 	file_postern_v1_event_proto_init()
+	file_postern_v1_publisher_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_publisher_proto_rawDesc), len(file_postern_v1_publisher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

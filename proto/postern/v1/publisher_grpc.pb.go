@@ -38,7 +38,8 @@ type PublisherClient interface {
 	// The call itself fails only when nothing was tried: a malformed request, a
 	// caller who may not publish, a gateway that is draining. Your deadline
 	// bounds your wait, never the write: events still under way when it passes
-	// answer reason OUTCOME_UNKNOWN (they may yet be stored).
+	// answer reason OUTCOME_UNKNOWN (they may yet be stored; with a dedupe_key
+	// the same request sent again joins them instead of storing twice).
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
 	// PublishStream is Publish, pipelined: send many requests without waiting,
 	// each with a sequence number of your own, and read the answers as Kafka
@@ -94,7 +95,8 @@ type PublisherServer interface {
 	// The call itself fails only when nothing was tried: a malformed request, a
 	// caller who may not publish, a gateway that is draining. Your deadline
 	// bounds your wait, never the write: events still under way when it passes
-	// answer reason OUTCOME_UNKNOWN (they may yet be stored).
+	// answer reason OUTCOME_UNKNOWN (they may yet be stored; with a dedupe_key
+	// the same request sent again joins them instead of storing twice).
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
 	// PublishStream is Publish, pipelined: send many requests without waiting,
 	// each with a sequence number of your own, and read the answers as Kafka

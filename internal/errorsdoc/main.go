@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/wire"
 )
@@ -34,6 +35,23 @@ Three outcomes of a publish are always told apart: stored (a position), not stor
 			retry = "yes"
 		}
 		fmt.Fprintf(&b, "| `%s` | %d | %s | %s | %s | %s |\n", r.Reason, wire.HTTPStatus(err), codes.Code(wire.Status(err).GetCode()), retry, r.Means, r.Do)
+	}
+	b.WriteString(`
+## What Kafka answers
+
+Kafka's error codes become reasons in one table (broker/faults.go). A code that is not here is ` + "`KAFKA_REFUSED`" + ` when Kafka
+calls it final, and ` + "`BROKER_UNAVAILABLE`" + ` when Kafka calls it retriable and the client's own retries did not get past it
+within the event's life (60 s). The code's name is in the metadata as ` + "`kafka_error`" + `.
+
+| Kafka's code | | reason | HTTP | retry |
+|---|---|---|---|---|
+`)
+	for _, c := range broker.KafkaCodes() {
+		retry := "no"
+		if c.Reason.Kind().Retryable() {
+			retry = "yes"
+		}
+		fmt.Fprintf(&b, "| `%s` | %d | `%s` | %d | %s |\n", c.Name, c.Number, c.Reason, wire.HTTPStatus(fault.New(c.Reason, "x")), retry)
 	}
 	if err := os.WriteFile("../docs/errors.md", b.Bytes(), 0o644); err != nil {
 		fmt.Fprintln(os.Stderr, "errorsdoc:", err)

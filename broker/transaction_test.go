@@ -216,4 +216,3 @@ func TestAnAtomicRequestWhoseCallerLeftBeforeItsTurnIsNotBegun(t *testing.T) {
 		t.Errorf("%d records, %d bytes still hold room", records, bytes)
 	}
 }
-

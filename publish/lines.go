@@ -23,6 +23,11 @@ const (
 	lineIdle = 5 * time.Minute
 )
 
+// IsStream reports whether a request of the events route is a stream of lines.
+func IsStream(r *http.Request) bool {
+	return event.DetectMode(r.Header) == event.NDJSON && acceptsLines(r)
+}
+
 // acceptsLines reports whether the caller wants its answers in lines.
 func acceptsLines(r *http.Request) bool {
 	for _, accept := range r.Header["Accept"] {

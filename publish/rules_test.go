@@ -66,8 +66,10 @@ func TestAnEventOutsideItsTopicsRuleIsRefusedWithAReasonOfItsOwn(t *testing.T) {
 
 func TestACloudEventIsWrittenStructuredWhereTheRuleSaysSo(t *testing.T) {
 	r := newRuleBook([]TopicRules{{"*", Rules{CloudEvents: "structured"}}}, 1<<20).of("orders")
-	e := event.Event{ID: "1", Source: "/s", Type: "t", ContentType: "application/json", Data: []byte(`{"a":1}`), Partition: -1,
-		Extensions: []event.Attribute{{Name: "partitionkey", Value: "k"}}, Headers: []event.Header{{Name: "shop", Value: []byte("berlin")}}}
+	e := event.Event{
+		ID: "1", Source: "/s", Type: "t", ContentType: "application/json", Data: []byte(`{"a":1}`), Partition: -1,
+		Extensions: []event.Attribute{{Name: "partitionkey", Value: "k"}}, Headers: []event.Header{{Name: "shop", Value: []byte("berlin")}},
+	}
 	record, err := r.record("orders", &e)
 	if err != nil {
 		t.Fatal(err)

@@ -27,6 +27,8 @@ type Config struct {
 	Kafka broker.Options `yaml:"kafka"`
 	// Listen says where callers come in.
 	Listen server.Options `yaml:"listen"`
+	// Limits bound what callers may use.
+	Limits server.Limits `yaml:"limits"`
 	// Authz says who may come in.
 	Authz Authz `yaml:"authz"`
 	// Publish bounds publishing.
@@ -79,6 +81,7 @@ func (c Config) Validate() error {
 	errs := []error{
 		setting.Under("kafka", c.Kafka.Validate()),
 		setting.Under("listen", c.Listen.Validate()),
+		setting.Under("limits", c.Limits.Validate()),
 		setting.Under("publish", c.Publish.Validate()),
 		setting.Under("telemetry", c.Telemetry.Validate()),
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,14 +106,15 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 			posternv1.RegisterPublisherHandler, posternv1.RegisterSubscriberHandler, posternv1.RegisterTopicsHandler,
 		},
 		Routes: []server.Route{
-			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events},
+			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events, Stream: publish.IsStream},
 			{Pattern: "OPTIONS /v1/topics/{topic}/events", Handle: publisher.Handshake},
-			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events},
-			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events},
+			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events, Stream: always},
+			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events, Stream: always},
 		},
 		Admin:     g.telemetry.Handler(),
 		Validator: validator,
 		MaxBody:   int64(g.config.Publish.MaxBodyBytes),
+		Limits:    g.config.Limits,
 		Log:       g.log,
 	})
 	if err != nil {
@@ -121,6 +123,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	g.server.SetReady("Kafka has not answered yet")
 	return g.server.Listen()
 }
+
+func always(*http.Request) bool { return true }
 
 // Addrs are the addresses that are listened on.
 func (g *Gateway) Addrs() server.Addrs { return g.server.Addrs }

@@ -373,8 +373,10 @@ func TestCloudEventsInTheProtobufFormatAreStoredLikeAllOthers(t *testing.T) {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	r := cluster.Read(topic)[0]
-	for name, want := range map[string]string{"ce_id": "1", "ce_time": "2026-01-31T10:00:00.005Z", "ce_subject": "café", "content-type": "text/plain", "ce_dataschema": "https://example.com/s",
-		"ce_count": "-7", "ce_flag": "true", "ce_bin": "AP8=", "ce_partitionkey": "pk", "ce_specversion": "1.0"} {
+	for name, want := range map[string]string{
+		"ce_id": "1", "ce_time": "2026-01-31T10:00:00.005Z", "ce_subject": "café", "content-type": "text/plain", "ce_dataschema": "https://example.com/s",
+		"ce_count": "-7", "ce_flag": "true", "ce_bin": "AP8=", "ce_partitionkey": "pk", "ce_specversion": "1.0",
+	} {
 		if got := header(r, name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}

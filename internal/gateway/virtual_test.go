@@ -3,18 +3,13 @@
 package gateway
 
 import (
-	"context"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/delivery"
@@ -50,37 +45,15 @@ func TestReceiverThatFailsForAnHourGetsItsEventInTheEnd(t *testing.T) {
 		go func() { _ = receiver.Serve(l) }() // ends with Close
 		defer func() { _ = receiver.Close() }()
 
-		c := config.Config{Kafka: cluster.Options()}
-		c.Listen.HTTP, c.Listen.GRPC, c.Listen.Admin = "127.0.0.1:7600", "127.0.0.1:7601", "127.0.0.1:7602"
-		c.Listen.Listen, c.Authz.Mode = network.Listen, "open" // the virtual network has no addresses to tell callers by
-		c.Subscriptions = []subscription.Spec{hook("patient", topic, "http://127.0.0.1:8080/", delivery.Retry{MinBackoff: 30 * time.Second, MaxBackoff: time.Hour})}
-		if err := c.Validate(); err != nil {
-			t.Fatal(err)
-		}
-		g, err := New(t.Context(), c.WithDefaults(), Options{Version: "test", Log: slog.New(slog.DiscardHandler), WebhookDial: network.DialContext})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- g.Run(ctx) }()
-		conn, err := grpc.NewClient("passthrough:///127.0.0.1:7601", grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-				return network.DialContext(ctx, "tcp", address)
-			}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = posternv1.NewPublisherClient(conn).Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte("x")}}})
+		b := inBubble(t, cluster, network, func(c *config.Config) {
+			c.Subscriptions = []subscription.Spec{hook("patient", topic, "http://127.0.0.1:8080/", delivery.Retry{MinBackoff: 30 * time.Second, MaxBackoff: time.Hour})}
+		})
+		_, err = b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte("x")}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		<-acked
-		_ = conn.Close() // nothing is left to send
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		b.stop()
 		if offset, _ := cluster.Committed("patient", topic, 0); offset != 1 {
 			t.Errorf("offset %d is committed", offset)
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"go.opentelemetry.io/otel"
@@ -28,6 +29,7 @@ type passage struct {
 	validator protovalidate.Validator
 	log       *slog.Logger
 	open      bool
+	limiter   *limiter // nil: nothing is limited
 }
 
 // sourceMetadata carries an HTTP caller's identity source over the in-memory
@@ -72,14 +74,14 @@ func (p *passage) enter(ctx context.Context) (context.Context, error) {
 	}
 	if from.Addr.Network() == "bufconn" {
 		if source := metadata.ValueFromIncomingContext(ctx, sourceMetadata); len(source) == 1 {
-			return authz.NewContext(ctx, authz.Anonymous(source[0])), nil
+			return authz.NewContext(ctx, authz.Anonymous(source[0])), nil // counted when it came by HTTP
 		}
 	}
 	who, err := p.identify(from.Addr)
 	if err != nil {
 		return nil, err
 	}
-	return authz.NewContext(ctx, who), nil
+	return p.admitCall(authz.NewContext(ctx, who), who, from.Addr)
 }
 
 // metadataCarrier reads trace headers from a call's metadata.
@@ -110,6 +112,9 @@ func (p *passage) unary(ctx context.Context, request any, info *grpc.UnaryServer
 		return nil, err
 	}
 	if m, ok := request.(proto.Message); ok {
+		if c, ok := ctx.Value(callKey{}).(call); ok {
+			c.limiter.charge(c.account, proto.Size(m), time.Now())
+		}
 		if err := p.validator.Validate(m); err != nil {
 			return nil, wire.Invalid(err)
 		}
@@ -119,8 +124,8 @@ func (p *passage) unary(ctx context.Context, request any, info *grpc.UnaryServer
 
 // stream is the interceptor of streaming calls. Client streams check each
 // frame themselves; the one request of a server stream is checked here.
-func (p *passage) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	ctx := stream.Context()
+func (p *passage) stream(srv any, incoming grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	ctx := incoming.Context()
 	defer func() {
 		if r := recover(); r != nil {
 			err = p.recovered(ctx, info.FullMethod, r)
@@ -132,7 +137,15 @@ func (p *passage) stream(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 	if ctx, err = p.enter(ctx); err != nil {
 		return err
 	}
-	return handle(srv, &checkedStream{stream, ctx, p.validator, !info.IsClientStream})
+	done, err := stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if c, ok := ctx.Value(callKey{}).(call); ok {
+		incoming = &countedStream{incoming, c}
+	}
+	return handle(srv, &checkedStream{incoming, ctx, p.validator, !info.IsClientStream})
 }
 
 type checkedStream struct {

@@ -132,6 +132,14 @@ func (p *passage) handler(route Route) http.Handler {
 			}
 			p.fail(r.Context(), out, route.Pattern, p.recovered(r.Context(), route.Pattern, rec))
 		}()
+		if route.Stream != nil && route.Stream(r) {
+			done, err := stream(r.Context())
+			if err != nil {
+				p.fail(r.Context(), out, route.Pattern, err)
+				return
+			}
+			defer done()
+		}
 		if err := route.Handle(out, r); err != nil {
 			p.fail(r.Context(), out, route.Pattern, err)
 		}
@@ -178,9 +186,17 @@ func (p *passage) admit(o Options, next http.Handler) http.Handler {
 			wire.WriteProblem(w, err)
 			return
 		}
-		ctx := authz.NewContext(r.Context(), who)
+		ctx, err := p.admitCall(authz.NewContext(r.Context(), who), who, remoteAddr(r, local))
+		if err != nil {
+			wire.WriteProblem(w, err)
+			return
+		}
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
-		next.ServeHTTP(w, r.WithContext(ctx))
+		r = r.WithContext(ctx)
+		if p.limiter != nil {
+			countBody(r)
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

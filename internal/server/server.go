@@ -10,6 +10,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,8 +21,10 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/encoding/gzip" // callers may compress their messages; the size limit holds for what comes out
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -39,6 +42,11 @@ type Options struct {
 	GRPC string `yaml:"grpc"`
 	// Admin address: health, metrics, pprof. Default 127.0.0.1:7602.
 	Admin string `yaml:"admin"`
+	// TLS for the HTTP and gRPC addresses; absent means plaintext. HTTP/2 either way.
+	TLS *TLS `yaml:"tls"`
+	// MaxConnections bounds the connections of each address for callers; further ones
+	// wait to be accepted. Default 16384.
+	MaxConnections int `yaml:"max_connections"`
 	// AllowedOrigins are the web origins whose pages may call the HTTP address.
 	AllowedOrigins []string `yaml:"allowed_origins"`
 	// AllowedHosts are further names by which callers may address the HTTP listener.
@@ -59,6 +67,9 @@ func (o Options) WithDefaults() Options {
 		if *d.at == "" {
 			*d.at = d.address
 		}
+	}
+	if o.MaxConnections == 0 {
+		o.MaxConnections = 16384
 	}
 	if o.Listen == nil {
 		o.Listen = net.Listen
@@ -84,6 +95,16 @@ func (o Options) Validate() error {
 				"%s is not a loopback address, and callers are not authenticated: listen on 127.0.0.1 or a unix socket, or say authz: {mode: open} to admit everyone who can reach it", l.address)})
 		}
 	}
+	if o.MaxConnections < 0 {
+		errs = append(errs, &setting.Error{Path: "max_connections", Message: "it cannot be negative"})
+	}
+	if o.TLS != nil {
+		if o.TLS.CertFile == "" || o.TLS.KeyFile == "" {
+			errs = append(errs, &setting.Error{Path: "tls.cert_file", Message: "cert_file and key_file are both needed"})
+		} else if _, err := o.TLS.config(); err != nil {
+			errs = append(errs, &setting.Error{Path: "tls", Message: err.Error()})
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -106,6 +127,7 @@ func isLoopback(host string) bool {
 type Route struct {
 	Pattern string
 	Handle  func(http.ResponseWriter, *http.Request) error // an error that is returned before anything is written becomes a problem
+	Stream  func(*http.Request) bool                       // whether a request is one of the caller's streams; nil: none is
 }
 
 // Parts are the services and routes to serve.
@@ -116,6 +138,7 @@ type Parts struct {
 	Admin     http.Handler // metrics and whatever else operators see
 	Validator protovalidate.Validator
 	MaxBody   int64
+	Limits    Limits
 	Log       *slog.Logger
 }
 
@@ -156,7 +179,7 @@ const (
 func New(o Options, p Parts) (*Server, error) {
 	o = o.WithDefaults()
 	s := &Server{options: o, log: p.Log, health: health.NewServer(), memory: bufconn.Listen(memoryPipeBytes)}
-	pass := &passage{validator: p.Validator, log: p.Log, open: o.Open}
+	pass := &passage{validator: p.Validator, log: p.Log, open: o.Open, limiter: newLimiter(p.Limits)}
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(pass.unary),
 		grpc.StreamInterceptor(pass.stream),
@@ -185,6 +208,7 @@ func New(o Options, p Parts) (*Server, error) {
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
 		Handler: mux, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: readHeaderBytes,
@@ -217,8 +241,19 @@ func (s *Server) Listen() error {
 			s.closeListeners()
 			return fmt.Errorf("listen.%s: %w: is another gateway running? choose another address with --listen-%s", l.name, err, l.name)
 		}
-		*l.listener = listener
 		*l.at = listener.Addr().String()
+		if l.name != "admin" {
+			listener = netutil.LimitListener(listener, s.options.MaxConnections)
+		}
+		if l.name == "grpc" && s.options.TLS != nil {
+			config, err := s.options.TLS.config("h2")
+			if err != nil {
+				s.closeListeners()
+				return fmt.Errorf("listen.tls: %w", err)
+			}
+			listener = tls.NewListener(listener, config)
+		}
+		*l.listener = listener
 		if network == "unix" {
 			*l.at = l.address
 		}
@@ -250,13 +285,25 @@ func (s *Server) Run() error {
 	failed := make(chan error, 4)
 	go func() { failed <- s.grpc.Serve(s.listener.grpc) }()
 	go func() { failed <- s.grpc.Serve(s.memory) }()
-	go func() { failed <- ignoreClosed(s.http.Serve(s.listener.http)) }()
+	go func() { failed <- ignoreClosed(s.serveHTTP()) }()
 	go func() { failed <- ignoreClosed(s.admin.Serve(s.listener.admin)) }()
 	var errs []error
 	for range cap(failed) {
 		errs = append(errs, <-failed)
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Server) serveHTTP() error {
+	if s.options.TLS == nil {
+		return s.http.Serve(s.listener.http)
+	}
+	config, err := s.options.TLS.config() // the protocols are the server's
+	if err != nil {
+		return fmt.Errorf("listen.tls: %w", err)
+	}
+	s.http.TLSConfig = config
+	return s.http.ServeTLS(s.listener.http, "", "")
 }
 
 func ignoreClosed(err error) error {

@@ -1,0 +1,212 @@
+//go:build synctests
+
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/postern-dev/postern/broker/brokertest"
+	"github.com/postern-dev/postern/fault"
+	"github.com/postern-dev/postern/internal/config"
+	"github.com/postern-dev/postern/internal/wire"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+)
+
+// A minute without Kafka: callers wait as long as they said and not longer, what
+// waits is bounded by bytes, who comes when there is no room is told at once when
+// to come again, and nothing needs a restart afterwards.
+func TestKafkaIsAwayForAMinuteAndPublishersAreToldTheTruth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("outage", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), func(c *config.Config) { c.Kafka.PublishBuffer = 1 << 20 })
+		publish := func(wait time.Duration, data string) (*posternv1.PublishResult, time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
+			defer cancel()
+			began := time.Now()
+			answer, err := b.publisher().Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte(data)}}})
+			if err != nil { // the client's own deadline came first
+				return nil, time.Since(began)
+			}
+			return answer.Results[0], time.Since(began)
+		}
+		if r, _ := publish(time.Second, "before"); r == nil || r.Error != nil {
+			t.Fatalf("before: %v", r)
+		}
+
+		// Kafka hears nothing and answers nothing for a minute.
+		back := make(chan struct{})
+		cluster.Fake.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.Fake.KeepControl()
+			cluster.Fake.SleepControl(func() { <-back })
+			return nil, nil, false
+		})
+		var all sync.WaitGroup
+		request, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1:7600/v1/topics/"+topic+"/events", strings.NewReader("waited"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Prefer", "wait=7")
+		request.Header.Set("Idempotency-Key", "once")
+		began := time.Now()
+		response, err := b.web.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(response.Body)
+		_ = response.Body.Close() // it was read
+		if took := time.Since(began); response.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(body), string(fault.OutcomeUnknown)) || took < 7*time.Second || took > 8*time.Second {
+			t.Errorf("a wait of 7s: %d after %s: %s", response.StatusCode, took, body)
+		}
+		// Others wait the whole minute and are stored in the end.
+		stored := make([]*posternv1.PublishResult, 8)
+		for i := range stored {
+			all.Go(func() { stored[i], _ = publish(5*time.Minute, fmt.Sprint("patient-", i)) })
+		}
+		synctest.Wait()
+		// The topic's half of the buffer fills; then the answer comes at once.
+		for i := range 20 {
+			all.Go(func() { publish(5*time.Minute, fmt.Sprint(i)+strings.Repeat("x", 64<<10)) })
+		}
+		synctest.Wait()
+		r, took := publish(5*time.Minute, strings.Repeat("y", 64<<10))
+		if f := wire.FromStatus(r.GetError()); r.GetError() == nil || f.Reason != fault.BufferFull || f.RetryAfter <= 0 || took > 100*time.Millisecond {
+			t.Errorf("with the buffer full: %v after %s", r, took)
+		}
+		big, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1:7600/v1/topics/"+topic+"/events", strings.NewReader(strings.Repeat("y", 64<<10)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response, err = b.web.Do(big); err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close() // the status is all
+		if response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Retry-After") == "" {
+			t.Errorf("with the buffer full by HTTP: %d %v", response.StatusCode, response.Header)
+		}
+		if records, bytes := b.gateway.producer.Buffered(); bytes > 1<<20 || records > 40 {
+			t.Errorf("%d records of %d bytes wait", records, bytes)
+		}
+		time.Sleep(50*time.Second - time.Since(began))
+		close(back)
+		all.Wait()
+		for i, r := range stored {
+			if r == nil || r.Error != nil {
+				t.Errorf("patient %d: %v", i, r)
+			}
+		}
+		// The one that was told it is unknown is there; its retry is told so.
+		again := request.Clone(t.Context())
+		again.Body = io.NopCloser(strings.NewReader("waited"))
+		if response, err = b.web.Do(again); err != nil {
+			t.Fatal(err)
+		}
+		body, _ = io.ReadAll(response.Body)
+		_ = response.Body.Close() // it was read
+		if response.StatusCode != 200 || !strings.Contains(string(body), `"duplicate":true`) {
+			t.Errorf("the retry: %d %s", response.StatusCode, body)
+		}
+		seen := map[string]int{}
+		for _, r := range cluster.Read(topic) {
+			seen[string(r.Value[:min(len(r.Value), 20)])]++
+		}
+		for _, want := range []string{"before", "waited", "patient-0", "patient-7"} {
+			if seen[want] != 1 {
+				t.Errorf("%s is stored %d times", want, seen[want])
+			}
+		}
+		b.stop()
+	})
+}
+
+// A caller that leaves takes nothing with it: its event is stored or not, and the
+// producer goes on for everybody.
+func TestCallersThatLeaveDoNotPoisonTheProducer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("leavers", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), nil)
+		cluster.Fake.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.Fake.KeepControl()
+			cluster.Fake.SleepControl(func() { time.Sleep(50 * time.Millisecond) })
+			return nil, nil, false
+		})
+		var all sync.WaitGroup
+		acked := make([]bool, 200)
+		for i := range acked {
+			all.Go(func() {
+				wait := time.Hour
+				if i%2 == 0 {
+					wait = time.Duration(i) * time.Millisecond
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), wait)
+				defer cancel()
+				answer, err := b.publisher().Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: fmt.Append(nil, i)}}})
+				acked[i] = err == nil && answer.Results[0].Error == nil
+			})
+		}
+		all.Wait()
+		stored := map[string]int{}
+		for _, r := range cluster.Read(topic) {
+			stored[string(r.Value)]++
+		}
+		for i, ok := range acked {
+			if n := stored[fmt.Sprint(i)]; n > 1 || ok && n != 1 || i%2 == 1 && !ok {
+				t.Errorf("event %d: acknowledged %t, stored %d times", i, ok, n)
+			}
+		}
+		b.stop()
+	})
+}
+
+// Slow clients cost a connection for a while and nothing else.
+func TestAClientThatSendsSlowlyIsCutAndTheOthersAreServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("slow-clients", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), nil)
+		for name, c := range map[string]struct {
+			sent   string
+			within time.Duration
+			answer string
+		}{
+			"headers that never end": {"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", 11 * time.Second, ""},
+			"a body that never ends": {"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nabc", 61 * time.Second, string(fault.InvalidBody)},
+			"a chunk that never ends": {
+				"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", 61 * time.Second,
+				string(fault.InvalidBody),
+			},
+			"nothing after a request": {"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 3 * time.Minute, "openapi"},
+		} {
+			conn, err := b.network.DialContext(t.Context(), "tcp", "127.0.0.1:7600")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, c.sent); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			text, err := io.ReadAll(bufio.NewReader(conn))
+			if took := time.Since(began); err != nil || took > c.within || !strings.Contains(string(text), c.answer) {
+				t.Errorf("%s: %q (%v) after %s", name, text, err, took)
+			}
+			_ = conn.Close() // it was cut
+			if r, err := b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}}); err != nil || r.Results[0].Error != nil {
+				t.Errorf("after %s: %v %v", name, r, err)
+			}
+		}
+		b.stop()
+	})
+}

@@ -150,7 +150,7 @@ func (e *Event) setAttribute(field, name, value string) error {
 	case "datacontenttype":
 		e.ContentType = value
 	case "time":
-		t, err := time.Parse(time.RFC3339Nano, value)
+		t, err := time.Parse(time.RFC3339Nano, strings.ToUpper(value)) // RFC 3339 allows t and z
 		if err != nil {
 			return invalid(field, "%q is not an RFC 3339 time such as 2026-01-31T10:00:00Z", value)
 		}

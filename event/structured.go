@@ -176,6 +176,9 @@ func jsonText(raw json.RawMessage) (string, error) {
 	}
 	var s string
 	err := json.Unmarshal(raw, &s)
+	if err == nil && strings.ContainsRune(s, utf8.RuneError) && (bytes.Contains(raw, []byte(`\ud`)) || bytes.Contains(raw, []byte(`\uD`))) {
+		return s, errors.New("it holds half of a surrogate pair") // which the decoder replaced
+	}
 	return s, err
 }
 

@@ -2,6 +2,7 @@ package event
 
 import (
 	"fmt"
+	"mime"
 	"net/url"
 	"strings"
 	"unicode/utf8"
@@ -53,6 +54,9 @@ func (e *Event) Validate() error {
 			return err
 		}
 	}
+	if e.ContentType != "" && !validMediaType(e.ContentType) {
+		return invalid("datacontenttype", "%q is not a media type such as application/json", e.ContentType)
+	}
 	if _, err := url.Parse(e.Source); err != nil {
 		return invalid("source", "%q is not a URI reference", e.Source)
 	}
@@ -100,8 +104,8 @@ func reservedAttribute(name string) bool {
 	return false
 }
 
-// validText checks a String attribute (CloudEvents 1.0, section 3.1.1): valid
-// Unicode without control characters.
+// validText checks a String attribute (CloudEvents 1.0, type system): valid
+// Unicode without control characters and noncharacters.
 func validText(name, value string) error {
 	if !utf8.ValidString(value) {
 		return invalid(name, "the value is not valid UTF-8")
@@ -109,7 +113,35 @@ func validText(name, value string) error {
 	if strings.ContainsFunc(value, isControl) {
 		return invalid(name, "control characters are not allowed")
 	}
+	if strings.ContainsFunc(value, isNoncharacter) {
+		return invalid(name, "code points that Unicode calls noncharacters (U+FFFE and the like) are not allowed")
+	}
 	return nil
+}
+
+// isNoncharacter reports U+FDD0 to U+FDEF and the last two of each plane.
+func isNoncharacter(r rune) bool { return r >= 0xfdd0 && r <= 0xfdef || r&0xfffe == 0xfffe }
+
+// validMediaType checks a datacontenttype (RFC 2046): type/subtype, then parameters.
+func validMediaType(value string) bool {
+	kind, rest, ok := strings.Cut(value, "/")
+	if !ok || !isToken(kind) {
+		return false
+	}
+	if isToken(rest) { // most have no parameters
+		return true
+	}
+	_, _, err := mime.ParseMediaType(value)
+	return err == nil
+}
+
+func isToken(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`()<>@,;:\"/[]?=`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r <= 0x9f }

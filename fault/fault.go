@@ -34,10 +34,17 @@ type Violation struct {
 	Description string
 }
 
-// New makes an Error; format takes %w as fmt.Errorf does.
+// New makes an Error; format takes %w as fmt.Errorf does. One of KindExhausted
+// says to retry after a second unless After says otherwise: who is told to slow
+// down is told for how long (RFC 6585, section 4; the CloudEvents webhook
+// specification, section 2.2).
 func New(reason Reason, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Reason: reason, Message: err.Error(), cause: errors.Unwrap(err)}
+	e := &Error{Reason: reason, Message: err.Error(), cause: errors.Unwrap(err)}
+	if reason.Kind() == KindExhausted {
+		e.RetryAfter = time.Second
+	}
+	return e
 }
 
 func (e *Error) Error() string { return e.Message }

@@ -74,6 +74,9 @@ func (p *Publisher) Events(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return invalid(err)
 		}
+		if len(items) == 0 && mode == event.NDJSON { // a CloudEvents batch may be empty (HTTP binding, section 3.3.2)
+			return fault.New(fault.InvalidBody, "the body holds no event: send at least one")
+		}
 		return p.several(ctx, w, asked, items)
 	}
 	if err != nil {
@@ -234,9 +237,6 @@ var jsonContent = []string{"application/json"}
 
 // several answers for a request of several events.
 func (p *Publisher) several(ctx context.Context, w http.ResponseWriter, a asked, items []event.Item) error {
-	if len(items) == 0 {
-		return fault.New(fault.InvalidBody, "the body holds no event: send at least one")
-	}
 	results, err := p.resultsOf(ctx, a, items)
 	if err != nil {
 		return err
@@ -368,15 +368,18 @@ func appendPreview(b []byte, p *Preview) []byte {
 
 // Handshake answers OPTIONS on the events route: the abuse-protection handshake
 // of the CloudEvents webhook specification (section 4), by which a sender asks
-// whether it may deliver here. Callers admitted to the listener may.
+// whether it may deliver here. Callers admitted to the listener may, at the rate
+// that the caller's limit allows.
 func (p *Publisher) Handshake(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Allow", "GET, POST, OPTIONS")
 	if origin := r.Header.Get("WebHook-Request-Origin"); origin != "" {
 		h.Set("WebHook-Allowed-Origin", origin)
-		if r.Header.Get("WebHook-Request-Rate") != "" {
-			h.Set("WebHook-Allowed-Rate", "*")
+		rate := "*"
+		if p.ratePerMinute > 0 {
+			rate = strconv.Itoa(p.ratePerMinute)
 		}
+		h.Set("WebHook-Allowed-Rate", rate)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -138,8 +138,9 @@ type Publisher struct {
 	metrics  *metrics
 	log      *slog.Logger
 
-	draining  <-chan struct{}
-	drainTime func() time.Time
+	draining      <-chan struct{}
+	drainTime     func() time.Time
+	ratePerMinute int
 }
 
 // Parts are what a Publisher works with.
@@ -155,6 +156,8 @@ type Parts struct {
 	// Draining is closed when the gateway begins to stop; DrainTime then tells until when it serves.
 	Draining  <-chan struct{}
 	DrainTime func() time.Time
+	// RatePerMinute is what one caller may send, as webhook senders are told; 0 is no limit.
+	RatePerMinute int
 }
 
 // New makes a Publisher.
@@ -164,7 +167,7 @@ func New(o Options, parts Parts) *Publisher {
 	p := &Publisher{
 		options: o, policy: parts.Policy, rules: newRuleBook(parts.Rules, o.MaxEventBytes), schemas: parts.Schemas,
 		producer: parts.Producer, topics: parts.Topics, tracer: parts.Tracer, tracing: !silent, log: parts.Log,
-		draining: parts.Draining, drainTime: parts.DrainTime,
+		draining: parts.Draining, drainTime: parts.DrainTime, ratePerMinute: parts.RatePerMinute,
 	}
 	p.metrics = newMetrics(parts.Meter, func() (entries, bytes int) { return p.window.size() })
 	p.window = newWindow(o.DedupeAge, int(o.DedupeBytes), p.metrics.forgotten)

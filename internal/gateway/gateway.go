@@ -91,6 +91,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	publisher := publish.New(g.config.Publish, publish.Parts{
 		Policy: policy, Rules: g.config.PublishRules(), Schemas: &schema.Checker{}, Producer: g.producer, Topics: g.kafka,
 		Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
+		RatePerMinute: int(60 * g.config.Limits.PerIdentity.RequestsPerSecond),
 	})
 	g.queues = delivery.NewQueues(instance, g.kafka, g.producer, g.log, g.telemetry.Meter)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)

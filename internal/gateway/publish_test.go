@@ -148,7 +148,7 @@ func TestEveryBadRequestGetsItsReasonAndStoresNothing(t *testing.T) {
 		{"CloudEvents format nobody reads here", "POST", events, "x", []string{"Content-Type", "application/cloudevents+avro"}, 415, fault.UnsupportedMediaType},
 		{"encoded body", "POST", events, "x", []string{"Content-Encoding", "br"}, 415, fault.UnsupportedEncoding},
 		{"batch that is no array", "POST", events, "{}", []string{"Content-Type", "application/cloudevents-batch+json"}, 400, fault.InvalidBody},
-		{"batch of nothing", "POST", events, "[]", []string{"Content-Type", "application/cloudevents-batch+json"}, 400, fault.InvalidBody},
+		{"lines of nothing", "POST", events, "\n\n", []string{"Content-Type", "application/x-ndjson"}, 400, fault.InvalidBody},
 		{"lines of nothing", "POST", events, "\n\n", []string{"Content-Type", "application/x-ndjson"}, 400, fault.InvalidBody},
 		{"event that is too large", "POST", events, strings.Repeat("x", 1<<20+1), nil, 413, fault.EventTooLarge},
 		{"body that is too large", "POST", events, strings.Repeat("x", 16<<20+1), nil, 413, fault.BodyTooLarge},

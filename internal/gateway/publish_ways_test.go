@@ -541,3 +541,74 @@ func TestAStreamOfLinesIsToldOfTheDrain(t *testing.T) {
 		t.Errorf("%d are stored", n)
 	}
 }
+
+// The CloudEvents documents' MUSTs that concern requests and answers; the others
+// are in event/specification_test.go.
+func TestSpecificationOfRequestsAndAnswers(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("specification", 1)
+	g := start(t, cluster, nil)
+	path := "/v1/topics/" + topic + "/events"
+	t.Run("HTTP 3.3.2: a batch may be empty", func(t *testing.T) {
+		for _, kind := range []string{"json", "protobuf"} {
+			body := map[string]string{"json": "[]", "protobuf": ""}[kind]
+			if a := g.do("POST", path, body, "Content-Type", "application/cloudevents-batch+"+kind); a.Status != 200 || len(a.results(t)) != 0 {
+				t.Errorf("%s: %d %s", kind, a.Status, a.Body)
+			}
+		}
+	})
+	t.Run("HTTP 3.3.2: all events of a batch have the same specversion", func(t *testing.T) {
+		a := g.do("POST", path, `[{"specversion":"1.0","id":"1","source":"/s","type":"t"},{"specversion":"0.3","id":"2","source":"/s","type":"t"}]`, "Content-Type", "application/cloudevents-batch+json")
+		if r := a.results(t); len(r) != 2 || r[0].Status != 200 || r[1].Problem == nil {
+			t.Errorf("%s", a.Body)
+		}
+	})
+	t.Run("JSON 4.2, protobuf 4 and 5.2: the media types name the formats", func(t *testing.T) {
+		for contentType, want := range map[string]int{
+			"application/cloudevents-batch+json; charset=utf-8": 200, "application/cloudevents+json": 400, "application/cloudevents-batch+avro": 415, "application/cloudevents+avro": 415,
+		} {
+			if a := g.do("POST", path, `[{"specversion":"1.0","id":"1","source":"/s","type":"t"}]`, "Content-Type", contentType); a.Status != want {
+				t.Errorf("%s: %d %s", contentType, a.Status, a.Body)
+			}
+		}
+	})
+	t.Run("webhook 2.2: a format that is not understood is 415", func(t *testing.T) {
+		if a := g.do("POST", path, "x", "Content-Type", "application/cloudevents+xml"); a.Status != 415 {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+	})
+	t.Run("webhook 2.2: an answer with a payload is 200 and has its Content-Type", func(t *testing.T) {
+		if a := g.do("POST", path, "x"); a.Status != 200 || a.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%d %v", a.Status, a.Header)
+		}
+	})
+	t.Run("webhook 2.2: 429 says when to come again", func(t *testing.T) {
+		limited := start(t, cluster, func(c *config.Config) { c.Limits.PerIdentity.RequestsPerSecond = 0.1 })
+		limited.do("POST", path, "x")
+		if a := limited.do("POST", path, "x"); a.Status != 429 || a.Header.Get("Retry-After") == "" {
+			t.Errorf("%d %v", a.Status, a.Header)
+		}
+	})
+	for _, c := range []struct {
+		name string
+		rate float64
+		ask  []string
+		want map[string]string
+	}{
+		{"webhook 4.2.1, 4.2.2: who asks is allowed, at any rate", 0, []string{"WebHook-Request-Origin", "emitter.example.com", "WebHook-Request-Rate", "120"},
+			map[string]string{"WebHook-Allowed-Origin": "emitter.example.com", "WebHook-Allowed-Rate": "*"}},
+		{"webhook 4.2.2: or at the rate of the caller's limit", 2.5, []string{"WebHook-Request-Origin", "emitter.example.com"},
+			map[string]string{"WebHook-Allowed-Origin": "emitter.example.com", "WebHook-Allowed-Rate": "150"}},
+		{"webhook 4.2: who does not ask is told nothing", 0, nil, map[string]string{"WebHook-Allowed-Origin": "", "WebHook-Allowed-Rate": "", "Allow": "GET, POST, OPTIONS"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := start(t, cluster, func(config *config.Config) { config.Limits.PerIdentity.RequestsPerSecond = c.rate })
+			a := g.do("OPTIONS", path, "", c.ask...)
+			for name, want := range c.want {
+				if got := a.Header.Get(name); got != want {
+					t.Errorf("%s is %q, want %q", name, got, want)
+				}
+			}
+		})
+	}
+}

@@ -595,10 +595,16 @@ func TestSpecificationOfRequestsAndAnswers(t *testing.T) {
 		ask  []string
 		want map[string]string
 	}{
-		{"webhook 4.2.1, 4.2.2: who asks is allowed, at any rate", 0, []string{"WebHook-Request-Origin", "emitter.example.com", "WebHook-Request-Rate", "120"},
-			map[string]string{"WebHook-Allowed-Origin": "emitter.example.com", "WebHook-Allowed-Rate": "*"}},
-		{"webhook 4.2.2: or at the rate of the caller's limit", 2.5, []string{"WebHook-Request-Origin", "emitter.example.com"},
-			map[string]string{"WebHook-Allowed-Origin": "emitter.example.com", "WebHook-Allowed-Rate": "150"}},
+		{
+			"webhook 4.2.1, 4.2.2: who asks is allowed, at any rate", 0,
+			[]string{"WebHook-Request-Origin", "emitter.example.com", "WebHook-Request-Rate", "120"},
+			map[string]string{"WebHook-Allowed-Origin": "emitter.example.com", "WebHook-Allowed-Rate": "*"},
+		},
+		{
+			"webhook 4.2.2: or at the rate of the caller's limit", 2.5,
+			[]string{"WebHook-Request-Origin", "emitter.example.com"},
+			map[string]string{"WebHook-Allowed-Origin": "emitter.example.com", "WebHook-Allowed-Rate": "150"},
+		},
 		{"webhook 4.2: who does not ask is told nothing", 0, nil, map[string]string{"WebHook-Allowed-Origin": "", "WebHook-Allowed-Rate": "", "Allow": "GET, POST, OPTIONS"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

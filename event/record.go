@@ -71,7 +71,14 @@ func (r *Record) Clone() *Record {
 // the event's own; failing that the partitionkey extension (section 3.1, which
 // stays an attribute); failing that none.
 func (e *Event) Record(topic string) *Record {
-	r := &Record{
+	r := &Record{}
+	e.FillRecord(r, topic)
+	return r
+}
+
+// FillRecord is Record into memory of the caller's.
+func (e *Event) FillRecord(r *Record, topic string) {
+	*r = Record{
 		Topic: topic, Partition: e.Partition, Offset: -1, Timestamp: e.Timestamp,
 		Key: e.Key, Value: e.Data,
 	}
@@ -83,7 +90,7 @@ func (e *Event) Record(topic string) *Record {
 	if ce {
 		n += 7 + len(e.Extensions)
 	}
-	// Room for the trace headers that the broker package appends.
+	// Room for the trace headers that publishing appends.
 	r.Headers = make([]Header, 0, n+2)
 	put := func(name, value string) {
 		if value != "" {
@@ -112,7 +119,6 @@ func (e *Event) Record(topic string) *Record {
 		}
 	}
 	r.Headers = append(r.Headers, e.Headers...)
-	return r
 }
 
 // StructuredRecord writes a CloudEvent as a Kafka record by the Kafka binding's

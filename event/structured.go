@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -106,73 +105,135 @@ func FromBatchJSON(body []byte, most int) ([]Item, error) {
 	if !utf8.Valid(body) {
 		return nil, malformed("", "the body is not valid UTF-8")
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+	if err := syntax(body); err != nil {
+		return nil, err
+	}
+	i := skipSpace(body, 0)
+	if body[i] != '[' {
 		return nil, malformed("", "a batch is a JSON array of CloudEvents")
 	}
 	var items []Item
-	for d.More() {
+	for i = skipSpace(body, i+1); body[i] != ']'; i = skipSpace(body, i) {
 		if len(items) == most {
 			return nil, malformed("", "the batch has more than %d events", most)
 		}
-		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return nil, malformed("", "the batch is not valid JSON: %v", err)
-		}
-		e, err := FromStructuredJSON(raw)
+		end := skipValue(body, i)
+		e, err := FromStructuredJSON(body[i:end])
 		items = append(items, Item{e, err})
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, malformed("", "the batch is not valid JSON: %v", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, malformed("", "something follows the batch")
+		if i = skipSpace(body, end); body[i] == ',' {
+			i++
+		}
 	}
 	return items, nil
 }
 
-// members calls each with every member of a JSON object; a name twice is refused.
+// members calls each with every member of a JSON object, in order; a name twice
+// is refused. The raw values share body's bytes.
+//
+// The whole is checked first, so that the walk may trust what it meets: that is
+// four times as fast as the library's token by token, which was most of what a
+// structured event cost.
 func members(body []byte, each func(name string, raw json.RawMessage) error) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+	if err := syntax(body); err != nil {
+		return err
+	}
+	i := skipSpace(body, 0)
+	if body[i] != '{' {
 		return malformed("", "a JSON object is expected")
 	}
-	seen := make(map[string]bool, 12)
-	for d.More() {
-		t, err := d.Token()
+	var few [16]string
+	seen := few[:0]
+	for i = skipSpace(body, i+1); body[i] != '}'; i = skipSpace(body, i) {
+		end := skipValue(body, i)
+		name, err := jsonText(body[i:end])
 		if err != nil {
-			return malformed("", "not valid JSON: %v", err)
+			return malformed("", "a member's name: %v", err)
 		}
-		name, ok := t.(string)
-		if !ok {
-			return malformed("", "not valid JSON")
+		i = skipSpace(body, skipSpace(body, end)+1) // past the colon
+		end = skipValue(body, i)
+		if len(seen) >= maxMembers {
+			return malformed("/"+name, "the object has more than %d members", maxMembers)
 		}
-		if seen[name] {
-			return malformed("/"+name, "the member is there twice")
+		for _, other := range seen {
+			if other == name {
+				return malformed("/"+name, "the member is there twice")
+			}
 		}
-		seen[name] = true
-		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return malformed("/"+name, "not valid JSON: %v", err)
-		}
-		if err := each(name, raw); err != nil {
+		seen = append(seen, name)
+		if err := each(name, body[i:end:end]); err != nil {
 			return err
 		}
-	}
-	if _, err := d.Token(); err != nil {
-		return malformed("", "not valid JSON: %v", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return malformed("", "something follows the JSON object")
+		if i = skipSpace(body, end); body[i] == ',' {
+			i++
+		}
 	}
 	return nil
+}
+
+// maxMembers bounds an event's members: attributes are compared with each other.
+const maxMembers = 1024
+
+// syntax says what is wrong with a text that is not JSON.
+func syntax(body []byte) error {
+	if json.Valid(body) {
+		return nil
+	}
+	var any json.RawMessage
+	if err := json.Unmarshal(body, &any); err != nil {
+		return malformed("", "not valid JSON: %v", err)
+	}
+	return malformed("", "not valid JSON")
+}
+
+// skipSpace and skipValue walk over JSON that is known to be valid.
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+func skipValue(b []byte, i int) int {
+	switch b[i] {
+	case '"':
+		return skipString(b, i)
+	case '{', '[':
+		for depth := 0; ; i++ {
+			switch b[i] {
+			case '"':
+				i = skipString(b, i) - 1
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+		}
+	}
+	for i < len(b) && b[i] != ',' && b[i] != '}' && b[i] != ']' && b[i] > ' ' {
+		i++
+	}
+	return i
+}
+
+func skipString(b []byte, i int) int {
+	for i++; b[i] != '"'; i++ {
+		if b[i] == '\\' {
+			i++
+		}
+	}
+	return i + 1
 }
 
 func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
 func jsonText(raw json.RawMessage) (string, error) {
-	if len(raw) == 0 || raw[0] != '"' {
+	if len(raw) < 2 || raw[0] != '"' {
 		return "", errors.New("a JSON string is expected")
+	}
+	if inner := raw[1 : len(raw)-1]; bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
+		return string(inner), nil // nothing to unescape
 	}
 	var s string
 	err := json.Unmarshal(raw, &s)

@@ -111,20 +111,29 @@ func askedOf(r *http.Request) (asked, error) {
 			return a, fault.New(fault.InvalidHeader, "%s %q is not offered: send all_replicas or leader", event.HTTPDurability, v[0]).Field(event.HTTPDurability, "not offered")
 		}
 	}
-	for name, to := range map[string]*bool{event.HTTPAtomic: &a.atomic, event.HTTPValidateOnly: &a.validateOnly} {
-		if v, ok := h[name]; ok {
-			on, err := strconv.ParseBool(v[0])
-			if err != nil {
-				return a, fault.New(fault.InvalidHeader, "%s %q is neither true nor false", name, v[0]).Field(name, "neither true nor false")
-			}
-			*to = on
-		}
-	}
 	var err error
+	if a.atomic, err = flagOf(h, event.HTTPAtomic); err != nil {
+		return a, err
+	}
+	if a.validateOnly, err = flagOf(h, event.HTTPValidateOnly); err != nil {
+		return a, err
+	}
 	if a.dedupe, err = event.DedupeKeyOf(h); err != nil {
 		return a, invalid(err)
 	}
 	return a, nil
+}
+
+func flagOf(h http.Header, name string) (bool, error) {
+	v, ok := h[name]
+	if !ok {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(v[0])
+	if err != nil {
+		return false, fault.New(fault.InvalidHeader, "%s %q is neither true nor false", name, v[0]).Field(name, "neither true nor false")
+	}
+	return on, nil
 }
 
 // itemsOf reads a body of several events. Under one Idempotency-Key each has a

@@ -63,9 +63,6 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 	if err := control.Flush(); err != nil {
 		return err
 	}
-	if wait == 0 {
-		wait = p.options.MaxWait
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	room := newRoom(streamEvents, streamBytes)
 	groups := make(chan *lineSet, streamEvents/lineGroup)
@@ -127,8 +124,11 @@ func (g *lineSet) append(ctx context.Context, b []byte, wait time.Duration) []by
 		}
 	}
 	if g.pending != nil {
-		ctx, cancel := context.WithDeadline(ctx, g.pending.began.Add(wait))
-		defer cancel()
+		if wait > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, g.pending.began.Add(wait))
+			defer cancel()
+		}
 		for j, r := range g.pending.Wait(ctx) {
 			results[g.at[j]] = result{position: r.Position, duplicate: r.Duplicate, err: r.Err}
 		}

@@ -20,7 +20,14 @@ type metrics struct {
 	lost     metric.Int64Counter
 
 	mu     sync.RWMutex
-	topics map[string]metric.MeasurementOption // made once a topic: making a set costs more than counting
+	topics map[string]*series // made once a topic: making a set costs more than counting
+}
+
+// series is a topic's attributes, as the calls that take them want them.
+type series struct {
+	set    metric.MeasurementOption
+	add    []metric.AddOption
+	record []metric.RecordOption
 }
 
 // maxTopics bounds the topics that get their own series; the rest share "other".
@@ -42,43 +49,44 @@ func newMetrics(meter metric.Meter, window func() (entries, bytes int)) *metrics
 		o.ObserveInt64(size, int64(bytes))
 		return nil
 	}, entries, size)
-	return &metrics{sent: sent, failures: failures, duration: duration, repeated: repeated, lost: lost, topics: map[string]metric.MeasurementOption{}}
+	return &metrics{sent: sent, failures: failures, duration: duration, repeated: repeated, lost: lost, topics: map[string]*series{}}
 }
 
-func (m *metrics) attributes(topic string) metric.MeasurementOption {
+func (m *metrics) attributes(topic string) *series {
 	m.mu.RLock()
-	set, ok := m.topics[topic]
+	known, ok := m.topics[topic]
 	m.mu.RUnlock()
 	if ok {
-		return set
+		return known
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.topics) >= maxTopics {
 		topic = "other"
 	}
-	set = metric.WithAttributeSet(attribute.NewSet(
+	set := metric.WithAttributeSet(attribute.NewSet(
 		attribute.String("messaging.system", "kafka"),
 		attribute.String("messaging.operation.name", "publish"),
 		attribute.String("messaging.destination.name", topic)))
-	m.topics[topic] = set
-	return set
+	known = &series{set, []metric.AddOption{set}, []metric.RecordOption{set}}
+	m.topics[topic] = known
+	return known
 }
 
 func (m *metrics) stored(topic string, n int64, took time.Duration) {
-	set := m.attributes(topic)
+	s := m.attributes(topic)
 	if n > 0 {
-		m.sent.Add(context.Background(), n, set)
+		m.sent.Add(context.Background(), n, s.add...)
 	}
-	m.duration.Record(context.Background(), took.Seconds(), set)
+	m.duration.Record(context.Background(), took.Seconds(), s.record...)
 }
 
 func (m *metrics) failed(topic string, reason fault.Reason) {
-	m.failures.Add(context.Background(), 1, m.attributes(topic), metric.WithAttributes(attribute.String("reason", string(reason))))
+	m.failures.Add(context.Background(), 1, m.attributes(topic).set, metric.WithAttributes(attribute.String("reason", string(reason))))
 }
 
 func (m *metrics) duplicate(topic string) {
-	m.repeated.Add(context.Background(), 1, m.attributes(topic))
+	m.repeated.Add(context.Background(), 1, m.attributes(topic).add...)
 }
 
 func (m *metrics) forgotten(n int) { m.lost.Add(context.Background(), int64(n)) }

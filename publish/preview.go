@@ -26,7 +26,7 @@ func (p *Publisher) Preview(ctx context.Context, who authz.Identity, request Req
 	if err := p.admit(ctx, who, &request); err != nil {
 		return nil, err
 	}
-	ctx, cancel := p.bound(ctx)
+	ctx, cancel := context.WithTimeout(ctx, p.options.MaxWait)
 	defer cancel()
 	previews := make([]Preview, len(request.Events))
 	counts := map[string]int32{}
@@ -34,7 +34,8 @@ func (p *Publisher) Preview(ctx context.Context, who authz.Identity, request Req
 	for i := range request.Events {
 		e := &request.Events[i]
 		data := e.Data
-		record, r, err := p.record(ctx, e)
+		record := &event.Record{}
+		r, err := p.record(ctx, record, e)
 		if err == nil {
 			err = p.place(ctx, record, counts)
 		}

@@ -133,6 +133,7 @@ type Publisher struct {
 	producer Producer
 	topics   Topics
 	window   *window
+	patience patience
 	tracer   trace.Tracer
 	tracing  bool // somebody takes spans, so that traces may begin here
 	metrics  *metrics
@@ -167,7 +168,7 @@ func New(o Options, parts Parts) *Publisher {
 	p := &Publisher{
 		options: o, policy: parts.Policy, rules: newRuleBook(parts.Rules, o.MaxEventBytes), schemas: parts.Schemas,
 		producer: parts.Producer, topics: parts.Topics, tracer: parts.Tracer, tracing: !silent, log: parts.Log,
-		draining: parts.Draining, drainTime: parts.DrainTime, ratePerMinute: parts.RatePerMinute,
+		patience: patience{wait: o.MaxWait}, draining: parts.Draining, drainTime: parts.DrainTime, ratePerMinute: parts.RatePerMinute,
 	}
 	p.metrics = newMetrics(parts.Meter, func() (entries, bytes int) { return p.window.size() })
 	p.window = newWindow(o.DedupeAge, int(o.DedupeBytes), p.metrics.forgotten)
@@ -185,17 +186,7 @@ func (p *Publisher) Publish(ctx context.Context, who authz.Identity, request Req
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := p.bound(ctx)
-	defer cancel()
 	return pending.Wait(ctx), nil
-}
-
-// bound gives a caller without a deadline one.
-func (p *Publisher) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, p.options.MaxWait)
 }
 
 // Pending is a request whose events are with the producer.
@@ -232,10 +223,10 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 	if parent.IsSampled() || !parent.IsValid() && p.tracing {
 		w.spans = make([]trace.Span, len(events))
 	}
-	records := make([]*event.Record, len(events))
+	slab, records := make([]event.Record, len(events)), make([]*event.Record, len(events))
 	failed := false
 	for i := range events {
-		record, _, err := p.record(ctx, &events[i])
+		_, err := p.record(ctx, &slab[i], &events[i])
 		if err == nil && request.Atomic && events[i].DedupeKey != "" {
 			err = fault.New(fault.InvalidArgument, "an atomic request cannot be deduplicated: leave the dedupe key out").Field("dedupe_key", "not with atomic")
 		}
@@ -244,7 +235,7 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 			w.answer(i, Receipt{Err: err})
 			continue
 		}
-		records[i] = record
+		records[i] = &slab[i]
 	}
 	if request.Atomic {
 		p.startAtomic(ctx, w, records, failed)
@@ -297,19 +288,18 @@ func (p *Publisher) admit(ctx context.Context, who authz.Identity, request *Requ
 }
 
 // record checks e and writes it as its topic's record.
-func (p *Publisher) record(ctx context.Context, e *event.Event) (*event.Record, *rule, error) {
+func (p *Publisher) record(ctx context.Context, to *event.Record, e *event.Event) (*rule, error) {
 	r := p.rules.of(e.Topic)
 	if err := e.Validate(); err != nil {
-		return nil, r, invalid(err)
+		return r, invalid(err)
 	}
 	if err := r.admit(e.Topic, e); err != nil {
-		return nil, r, err
+		return r, err
 	}
 	if err := p.schemas.Check(ctx, e.Topic, e); err != nil {
-		return nil, r, err
+		return r, err
 	}
-	record, err := r.record(e.Topic, e)
-	return record, r, err
+	return r, r.record(to, e.Topic, e)
 }
 
 // claim looks an event with a dedupe key up, and reports whether it is to be
@@ -464,26 +454,33 @@ func (w *Pending) ready() bool {
 	}
 }
 
-// Wait waits for Kafka's answers until ctx ends.
+// Wait waits for Kafka's answers until ctx ends, and no longer than max_wait
+// when it has no deadline.
 func (w *Pending) Wait(ctx context.Context) []Receipt {
+	var over <-chan struct{}
+	if _, ok := ctx.Deadline(); !ok {
+		over = w.publisher.patience.over(w.began)
+	}
 	select {
 	case <-w.done:
 	case <-ctx.Done():
-		w.leave(ctx)
+		w.leave(context.Cause(ctx))
+	case <-over:
+		w.leave(context.DeadlineExceeded)
 	}
 	w.finish()
 	return w.receipts
 }
 
 // leave takes the answers that are there and calls the others unknown.
-func (w *Pending) leave(ctx context.Context) {
+func (w *Pending) leave(why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.left = true
 	for i := range w.receipts {
 		if !w.answered[i] {
 			w.receipts[i].Err = fault.New(fault.OutcomeUnknown,
-				"Kafka had not answered when the wait ended: the event may or may not be stored (%w)", context.Cause(ctx)).With("topic", w.topic)
+				"Kafka had not answered when the wait ended: the event may or may not be stored (%w)", why).With("topic", w.topic)
 		}
 	}
 }

@@ -149,17 +149,18 @@ func (r *rule) admit(topic string, e *event.Event) error {
 }
 
 // record writes e as the topic's record, within the rule.
-func (r *rule) record(topic string, e *event.Event) (*event.Record, error) {
-	record := e.Record(topic)
+func (r *rule) record(record *event.Record, topic string, e *event.Event) error {
 	if r.CloudEvents == "structured" && e.IsCloudEvent() {
-		record = e.StructuredRecord(topic)
+		*record = *e.StructuredRecord(topic)
+	} else {
+		e.FillRecord(record, topic)
 	}
 	if r.RequireKey && record.Key == nil {
-		return nil, fault.New(fault.KeyRequired, "topic %s takes only events with a key: send one", topic).Field("key", "required here").With("topic", topic)
+		return fault.New(fault.KeyRequired, "topic %s takes only events with a key: send one", topic).Field("key", "required here").With("topic", topic)
 	}
 	if size := record.Size(); size > r.limit {
-		return nil, fault.New(fault.EventTooLarge, "the event has %d bytes with key and headers, at most %d are allowed: send less, or a reference to the data",
+		return fault.New(fault.EventTooLarge, "the event has %d bytes with key and headers, at most %d are allowed: send less, or a reference to the data",
 			size, r.limit).With("limit", fmt.Sprint(r.limit)).With("topic", topic)
 	}
-	return record, nil
+	return nil
 }

@@ -55,7 +55,7 @@ func TestAnEventOutsideItsTopicsRuleIsRefusedWithAReasonOfItsOwn(t *testing.T) {
 			r := newRuleBook([]TopicRules{{"*", c.rules}}, 1<<20).of("orders")
 			err := r.admit("orders", &c.event)
 			if err == nil {
-				_, err = r.record("orders", &c.event)
+				err = r.record(&event.Record{}, "orders", &c.event)
 			}
 			if got := fault.Of(err); c.want == "" && err != nil || c.want != "" && (err == nil || got.Reason != c.want || got.Metadata["topic"] != "orders") {
 				t.Errorf("got %v, want %s", err, c.want)
@@ -70,8 +70,8 @@ func TestACloudEventIsWrittenStructuredWhereTheRuleSaysSo(t *testing.T) {
 		ID: "1", Source: "/s", Type: "t", ContentType: "application/json", Data: []byte(`{"a":1}`), Partition: -1,
 		Extensions: []event.Attribute{{Name: "partitionkey", Value: "k"}}, Headers: []event.Header{{Name: "shop", Value: []byte("berlin")}},
 	}
-	record, err := r.record("orders", &e)
-	if err != nil {
+	record, plain := new(event.Record), new(event.Record)
+	if err := r.record(record, "orders", &e); err != nil {
 		t.Fatal(err)
 	}
 	if content, _ := record.Header("content-type"); !strings.HasPrefix(string(content), "application/cloudevents+json") {
@@ -84,8 +84,7 @@ func TestACloudEventIsWrittenStructuredWhereTheRuleSaysSo(t *testing.T) {
 	if err != nil || back.ID != "1" || string(back.Data) != `{"a":1}` || back.Extension("partitionkey") != "k" {
 		t.Errorf("%s: %v %v", record.Value, back, err)
 	}
-	plain, err := r.record("orders", &event.Event{Data: []byte("x"), Partition: -1})
-	if err != nil || string(plain.Value) != "x" {
+	if err := r.record(plain, "orders", &event.Event{Data: []byte("x"), Partition: -1}); err != nil || string(plain.Value) != "x" {
 		t.Errorf("a plain payload is written as %q %v", plain.Value, err)
 	}
 }

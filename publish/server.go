@@ -61,14 +61,21 @@ func durabilityOf(request *posternv1.PublishRequest) broker.Durability {
 	return broker.AllReplicas
 }
 
+// results writes receipts as messages: two allocations for all that are stored.
 func results(receipts []Receipt) []*posternv1.PublishResult {
 	all := make([]*posternv1.PublishResult, len(receipts))
+	slab := make([]struct {
+		result   posternv1.PublishResult
+		position posternv1.Position
+	}, len(receipts))
 	for i, r := range receipts {
-		if r.Err != nil {
-			all[i] = &posternv1.PublishResult{Error: wire.Status(r.Err)}
-		} else {
-			all[i] = &posternv1.PublishResult{Position: wire.Position(r.Position), Duplicate: r.Duplicate}
+		m := &slab[i].result
+		if all[i] = m; r.Err != nil {
+			m.Error = wire.Status(r.Err)
+			continue
 		}
+		m.Position, m.Duplicate = &slab[i].position, r.Duplicate
+		m.Position.Topic, m.Position.Partition, m.Position.Offset = r.Position.Topic, r.Position.Partition, r.Position.Offset
 	}
 	return all
 }
@@ -236,8 +243,6 @@ func (r *streamed) wait(ctx context.Context, p *Publisher) *posternv1.PublishDon
 	if done.Results = r.results; r.pending == nil {
 		return done
 	}
-	ctx, cancel := context.WithDeadline(ctx, r.pending.began.Add(p.options.MaxWait))
-	defer cancel()
 	done.Results = results(r.pending.Wait(ctx))
 	return done
 }

@@ -14,12 +14,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
@@ -31,19 +33,36 @@ type scenario struct {
 	kind       string // http, grpc, stream, drain
 	callers    int
 	batch      int
+	rate       int // events a second, at their appointed times; 0: as fast as answers come
+}
+
+// processOf names the process that a contender is; "plain" is the gateway, given
+// plain payloads, where the contender called gateway is given something dearer.
+func processOf(contender string) string {
+	if contender == "plain" {
+		return "gateway"
+	}
+	return contender
 }
 
 var all = []scenario{
-	{"http-1", []string{"floor", "gateway"}, "http", 1, 1},
-	{"http-16", []string{"floor", "gateway"}, "http", 16, 1},
-	{"http-64", []string{"floor", "gateway"}, "http", 64, 1},
-	{"grpc-1", []string{"floor", "gateway"}, "grpc", 1, 1},
-	{"grpc-16", []string{"floor", "gateway"}, "grpc", 16, 1},
-	{"grpc-64", []string{"floor", "gateway"}, "grpc", 64, 1},
-	{"grpc-batch-100", []string{"direct", "floor", "gateway"}, "grpc", 8, 100},
-	{"stream-100", []string{"direct", "gateway"}, "stream", 4, 100},
-	{"subscribe-drain", []string{"direct", "gateway"}, "drain", 1, 1},
+	{name: "http-1", contenders: []string{"floor", "gateway"}, kind: "http", callers: 1, batch: 1},
+	{name: "http-16", contenders: []string{"floor", "gateway"}, kind: "http", callers: 16, batch: 1},
+	{name: "http-64", contenders: []string{"floor", "gateway"}, kind: "http", callers: 64, batch: 1},
+	{name: "http-open-1000/s", contenders: []string{"floor", "gateway"}, kind: "http", callers: 64, batch: 1, rate: 1000},
+	{name: "http-structured-16", contenders: []string{"plain", "gateway"}, kind: "http", callers: 16, batch: 1},
+	{name: "grpc-1", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 1, batch: 1},
+	{name: "grpc-16", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 16, batch: 1},
+	{name: "grpc-64", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 64, batch: 1},
+	{name: "grpc-open-1000/s", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 64, batch: 1, rate: 1000},
+	{name: "grpc-batch-100", contenders: []string{"direct", "floor", "gateway"}, kind: "grpc", callers: 8, batch: 100},
+	{name: "stream-100", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 100},
+	{name: "stream-1", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 1},
+	{name: "subscribe-drain", contenders: []string{"direct", "gateway"}, kind: "drain", callers: 1, batch: 1},
 }
+
+// inFlight is how many events a stream keeps unanswered.
+const inFlight = 1000
 
 const (
 	partitions = 10
@@ -61,6 +80,7 @@ type process struct {
 	in         io.WriteCloser
 	out        *bufio.Reader
 	http, grpc string
+	admin      string // of the gateway
 }
 
 type bench struct {
@@ -70,6 +90,7 @@ type bench struct {
 	kafka      *kgo.Client
 	topics     int
 	preloaded  string
+	spans      *spans
 }
 
 func newBench(ctx context.Context, s settings) (*bench, error) {
@@ -78,6 +99,9 @@ func newBench(ctx context.Context, s settings) (*bench, error) {
 		return nil, err
 	}
 	b := &bench{s: s, contenders: map[string]*process{}, admin: kadm.NewClient(client), kafka: client}
+	if b.spans, err = receiveSpans(); err != nil {
+		return nil, err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -87,7 +111,7 @@ func newBench(ctx context.Context, s settings) (*bench, error) {
 		"direct": {self, "-role", "direct", "-bootstrap", s.bootstrap},
 		"gateway": {
 			s.gateway, "run", "--kafka-brokers", s.bootstrap, "--listen-http", "127.0.0.1:0", "--listen-grpc", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0",
-			"--telemetry-log-format", "text",
+			"--telemetry-log-format", "text", "--telemetry-otlp-endpoint", b.spans.address, "--telemetry-otlp-insecure", "true", "--telemetry-sample-ratio", "0.01",
 		},
 	} {
 		p, err := start(ctx, name, args)
@@ -136,6 +160,9 @@ func start(ctx context.Context, name string, args []string) (*process, error) {
 			if a, ok := strings.CutPrefix(word, "grpc="); ok {
 				p.grpc = a
 			}
+			if a, ok := strings.CutPrefix(word, "admin="); ok {
+				p.admin = a
+			}
 		}
 		if p.http != "" && p.grpc != "" {
 			if name == "gateway" {
@@ -152,6 +179,7 @@ func (b *bench) close() {
 		_ = p.in.Close()
 		_ = p.cmd.Wait() // how it ends does not matter any more
 	}
+	b.spans.stop()
 	b.kafka.Close()
 }
 
@@ -222,7 +250,7 @@ func (b *bench) stored(ctx context.Context, topic string) (int64, error) {
 }
 
 func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cell, error) {
-	p := b.contenders[contender]
+	p := b.contenders[processOf(contender)]
 	topic := b.preloaded
 	if sc.kind != "drain" {
 		var err error
@@ -242,22 +270,29 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 	if err != nil {
 		return cell{}, err
 	}
+	profiled, err := b.profile(ctx, sc, contender)
+	if err != nil {
+		return cell{}, err
+	}
 	began := time.Now()
 	switch {
 	case contender == "direct" && sc.kind == "drain":
 		n, err = p.command("drain %s g-%d %d 0", topic, time.Now().UnixNano(), b.s.drain)
+	case contender == "direct" && sc.kind == "stream":
+		n, err = p.command("stream %s 1 %d %d", topic, inFlight, b.s.cell.Milliseconds())
 	case contender == "direct":
 		n, err = p.command("publish %s %d %d %d", topic, sc.callers, sc.batch, b.s.cell.Milliseconds())
 	case sc.kind == "http":
-		n, latencies, err = publishHTTP(ctx, p.http, topic, sc.callers, b.s.cell)
+		n, latencies, err = publishHTTP(ctx, p.http, topic, sc, strings.Contains(sc.name, "structured") && contender == "gateway", b.s.cell)
 	case sc.kind == "grpc":
-		n, latencies, err = publishGRPC(ctx, p.grpc, topic, sc.callers, sc.batch, b.s.cell)
+		n, latencies, err = publishGRPC(ctx, p.grpc, topic, sc, b.s.cell)
 	case sc.kind == "stream":
 		n, err = publishStream(ctx, p.grpc, topic, sc.callers, sc.batch, b.s.cell)
 	case sc.kind == "drain":
 		n, err = drain(ctx, p.grpc, topic, b.s.drain)
 	}
 	seconds := time.Since(began).Seconds()
+	err = errors.Join(err, profiled())
 	if err != nil {
 		return cell{}, err
 	}
@@ -293,9 +328,9 @@ func (b *bench) prime(ctx context.Context, sc scenario, contender string, p *pro
 	case contender == "direct":
 		return p.command("publish %s 1 1 1", topic)
 	case sc.kind == "http":
-		n, _, err = publishHTTP(ctx, p.http, topic, 1, moment)
+		n, _, err = publishHTTP(ctx, p.http, topic, scenario{callers: 1}, false, moment)
 	default:
-		n, _, err = publishGRPC(ctx, p.grpc, topic, 1, 1, moment)
+		n, _, err = publishGRPC(ctx, p.grpc, topic, scenario{callers: 1, batch: 1}, moment)
 	}
 	return n, err
 }
@@ -314,21 +349,30 @@ func (p *process) command(format string, args ...any) (int64, error) {
 	return n, err
 }
 
-// each runs callers until the time is over and gathers what they did and how long each call took.
-func each(ctx context.Context, callers int, length time.Duration, call func(ctx context.Context, caller, i int) (int, error)) (int64, []time.Duration, error) {
+// each runs callers until the time is over and gathers what they did and how
+// long each call took. At a rate, a call's time counts from when it was due, so
+// that one answer that is late counts for all that waited behind it (no
+// coordinated omission).
+func each(ctx context.Context, sc scenario, length time.Duration, call func(ctx context.Context, caller, i int) (int, error)) (int64, []time.Duration, error) {
 	var wait sync.WaitGroup
 	var mu sync.Mutex
 	var total int64
 	var latencies []time.Duration
 	var failed error
-	end := time.Now().Add(length)
-	for c := range callers {
+	var next atomic.Int64
+	start := time.Now()
+	end := start.Add(length)
+	for c := range sc.callers {
 		wait.Go(func() {
 			n := int64(0)
 			var mine []time.Duration
 			for i := 0; ctx.Err() == nil; i++ {
-				began := time.Now()
-				if began.After(end) {
+				due := time.Now()
+				if sc.rate > 0 {
+					due = start.Add(time.Duration(next.Add(1)-1) * time.Second / time.Duration(sc.rate))
+					time.Sleep(time.Until(due))
+				}
+				if due.After(end) {
 					break
 				}
 				k, err := call(ctx, c, i)
@@ -338,7 +382,7 @@ func each(ctx context.Context, callers int, length time.Duration, call func(ctx 
 					mu.Unlock()
 					break
 				}
-				mine = append(mine, time.Since(began))
+				mine = append(mine, time.Since(due))
 				n += int64(k)
 			}
 			mu.Lock()
@@ -351,19 +395,27 @@ func each(ctx context.Context, callers int, length time.Duration, call func(ctx 
 	return total, latencies, failed
 }
 
-func publishHTTP(ctx context.Context, address, topic string, callers int, length time.Duration) (int64, []time.Duration, error) {
-	transport := &http.Transport{MaxIdleConnsPerHost: callers, MaxConnsPerHost: callers}
+func publishHTTP(ctx context.Context, address, topic string, sc scenario, structured bool, length time.Duration) (int64, []time.Duration, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: sc.callers, MaxConnsPerHost: sc.callers}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
-	body := payload()
-	return each(ctx, callers, length, func(ctx context.Context, caller, i int) (int, error) {
+	plain, contentType := payload(), "application/octet-stream"
+	if structured {
+		contentType = "application/cloudevents+json"
+	}
+	return each(ctx, sc, length, func(ctx context.Context, caller, i int) (int, error) {
+		body := plain
+		if structured {
+			body = fmt.Appendf(nil, `{"specversion":"1.0","id":"%d-%d","source":"/bench","type":"bench.event","time":"2026-11-24T10:00:00Z","subject":"order","data":{"text":"%s"}}`,
+				caller, i, strings.Repeat("x", size-160))
+		}
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/v1/topics/"+topic+"/events", bytes.NewReader(body))
 		if err != nil {
 			return 0, err
 		}
 		r.Header["Postern-Key"] = []string{string(key(caller*1000003 + i))}
-		r.Header["Content-Type"] = []string{"application/octet-stream"}
-		r.Header["Traceparent"] = []string{"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}
+		r.Header["Content-Type"] = []string{contentType}
+		r.Header["Traceparent"] = []string{traceparent(i)}
 		answer, err := client.Do(r)
 		if err != nil {
 			return 0, err
@@ -379,6 +431,14 @@ func publishHTTP(ctx context.Context, address, topic string, callers int, length
 	})
 }
 
+// traceparent carries a trace; one of a hundred is sampled.
+func traceparent(i int) string {
+	if i%100 == 99 {
+		return "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	}
+	return "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+}
+
 func connect(address string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 }
@@ -392,15 +452,16 @@ func events(caller, i, batch int) []*posternv1.Event {
 	return all
 }
 
-func publishGRPC(ctx context.Context, address, topic string, callers, batch int, length time.Duration) (int64, []time.Duration, error) {
+func publishGRPC(ctx context.Context, address, topic string, sc scenario, length time.Duration) (int64, []time.Duration, error) {
 	conn, err := connect(address)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to send
 	client := posternv1.NewPublisherClient(conn)
-	return each(ctx, callers, length, func(ctx context.Context, caller, i int) (int, error) {
-		answer, err := client.Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: events(caller, i, batch)})
+	return each(ctx, sc, length, func(ctx context.Context, caller, i int) (int, error) {
+		ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", traceparent(i))
+		answer, err := client.Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: events(caller, i, sc.batch)})
 		if err != nil {
 			return 0, err
 		}
@@ -409,11 +470,11 @@ func publishGRPC(ctx context.Context, address, topic string, callers, batch int,
 				return 0, errors.New(r.Error.Message)
 			}
 		}
-		return batch, nil
+		return sc.batch, nil
 	})
 }
 
-// publishStream keeps ten requests of each stream unanswered.
+// publishStream keeps inFlight events of each stream unanswered.
 func publishStream(ctx context.Context, address, topic string, callers, batch int, length time.Duration) (int64, error) {
 	conn, err := connect(address)
 	if err != nil {
@@ -441,8 +502,7 @@ func oneStream(ctx context.Context, client posternv1.PublisherClient, topic stri
 	if err != nil {
 		return 0, err
 	}
-	const ahead = 10
-	slots := make(chan struct{}, ahead)
+	slots := make(chan struct{}, inFlight/batch)
 	sent := make(chan error, 1)
 	go func() {
 		end := time.Now().Add(length)

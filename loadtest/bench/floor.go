@@ -104,8 +104,62 @@ func (f *floorPublisher) Publish(_ context.Context, request *posternv1.PublishRe
 	return answer, nil
 }
 
+// PublishStream is the barest pipelined publish: one goroutine reads and
+// produces, this one answers in order.
+func (f *floorPublisher) PublishStream(stream grpc.BidiStreamingServer[posternv1.PublishStreamRequest, posternv1.PublishStreamResponse]) error {
+	type request struct {
+		sequence uint64
+		records  []kgo.Record
+		wait     sync.WaitGroup
+	}
+	if err := stream.Send(&posternv1.PublishStreamResponse{}); err != nil {
+		return err
+	}
+	requests := make(chan *request, inFlight)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(requests)
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				if errors.Is(err, io.EOF) {
+					err = nil
+				}
+				failed <- err
+				return
+			}
+			r := &request{sequence: m.Sequence, records: make([]kgo.Record, len(m.Request.Events))}
+			r.wait.Add(len(r.records))
+			for i, e := range m.Request.Events {
+				r.records[i] = kgo.Record{Topic: m.Request.Topic, Key: e.Key, Value: e.Data}
+				f.client.Produce(context.Background(), &r.records[i], func(*kgo.Record, error) { r.wait.Done() })
+			}
+			requests <- r
+		}
+	}()
+	for r := range requests {
+		answer := &posternv1.PublishStreamResponse{}
+		for {
+			r.wait.Wait()
+			done := &posternv1.PublishDone{Sequence: r.sequence, Results: make([]*posternv1.PublishResult, len(r.records))}
+			for i := range r.records {
+				done.Results[i] = &posternv1.PublishResult{Position: &posternv1.Position{Topic: r.records[i].Topic, Partition: r.records[i].Partition, Offset: r.records[i].Offset}}
+			}
+			answer.Done = append(answer.Done, done)
+			if len(requests) == 0 || len(answer.Done) >= 256 {
+				break
+			}
+			r = <-requests
+		}
+		if err := stream.Send(answer); err != nil {
+			return err
+		}
+	}
+	return <-failed
+}
+
 // serveDirect drives the Kafka client itself on command: a line of
-// "publish TOPIC CALLERS BATCH MILLISECONDS" or "drain TOPIC GROUP EVENTS"
+// "publish TOPIC CALLERS BATCH MILLISECONDS", "stream TOPIC 1 UNANSWERED MILLISECONDS" or "drain TOPIC GROUP EVENTS"
 // on standard input is answered by "EVENTS NANOSECONDS".
 func serveDirect(ctx context.Context, bootstrap string) error {
 	fmt.Println("ready")
@@ -132,6 +186,10 @@ func serveDirect(ctx context.Context, bootstrap string) error {
 				return err
 			}
 			if n, err = publishDirect(ctx, client, topic, callers, fourth, time.Duration(fifth)*time.Millisecond); err != nil {
+				return err
+			}
+		case "stream":
+			if n, err = streamDirect(ctx, client, topic, fourth, time.Duration(fifth)*time.Millisecond); err != nil {
 				return err
 			}
 		case "drain":
@@ -179,6 +237,32 @@ func publishDirect(ctx context.Context, client *kgo.Client, topic string, caller
 	}
 	all.Wait()
 	return total, failed
+}
+
+// streamDirect keeps as many events unanswered as a stream does.
+func streamDirect(ctx context.Context, client *kgo.Client, topic string, unanswered int, length time.Duration) (int64, error) {
+	slots := make(chan struct{}, unanswered)
+	var mu sync.Mutex
+	var failed error
+	value := payload()
+	n := int64(0)
+	for end := time.Now().Add(length); time.Now().Before(end) && ctx.Err() == nil; n++ {
+		slots <- struct{}{}
+		client.Produce(context.Background(), &kgo.Record{Topic: topic, Key: key(int(n)), Value: value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				mu.Lock()
+				failed = err
+				mu.Unlock()
+			}
+			<-slots
+		})
+	}
+	for range unanswered {
+		slots <- struct{}{}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return n, failed
 }
 
 // drainDirect reads events as a bare group consumer that commits every 200 ms.

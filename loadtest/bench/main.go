@@ -33,6 +33,7 @@ type settings struct {
 	drain     int
 	only      string
 	jsonFile  string
+	profiles  string
 }
 
 func main() {
@@ -45,6 +46,7 @@ func main() {
 	flag.IntVar(&s.drain, "drain", 200_000, "events of a drain cell")
 	flag.StringVar(&s.only, "only", "", "only scenarios whose name contains this")
 	flag.StringVar(&s.jsonFile, "json", "", "append one JSON line for each cell to this file")
+	flag.StringVar(&s.profiles, "profile", "", "write a CPU profile of the gateway for each of its cells into this folder")
 	flag.BoolVar(&quick, "quick", false, "three rounds of 1 s cells: under 3 minutes")
 	role := flag.String("role", "", "used by the program itself: floor or direct")
 	flag.Parse()
@@ -109,6 +111,8 @@ func run(ctx context.Context, s settings) error {
 	}
 	var cells []cell
 	total, done := 0, 0
+	info, err := os.Stderr.Stat()
+	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0
 	for _, sc := range scenarios {
 		total += s.rounds * len(sc.contenders)
 	}
@@ -124,7 +128,9 @@ func run(ctx context.Context, s settings) error {
 				c.Round = round
 				cells = append(cells, c)
 				done++
-				fmt.Fprintf(os.Stderr, "\r%3d of %d cells  %-40s", done, total, sc.name+" "+contender)
+				if terminal {
+					fmt.Fprintf(os.Stderr, "\r%3d of %d cells  %-40s", done, total, sc.name+" "+contender)
+				}
 			}
 		}
 	}
@@ -152,7 +158,7 @@ func writeJSON(path string, cells []cell) error {
 // to the floor taken round by round.
 func table(scenarios []scenario, cells []cell) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "scenario\tcontender\tCPU s/M\tevents/s\tp50 ms\tp99 ms\tRSS MiB\tCPU ratio\tevents/s ratio")
+	fmt.Fprintln(w, "scenario\tcontender\tCPU s/M\tevents/s\tp50 ms\tp99 ms\tp99.9 ms\tRSS MiB\tCPU ratio\tevents/s ratio")
 	for _, sc := range scenarios {
 		by := map[string][]cell{}
 		for _, c := range cells {
@@ -167,9 +173,9 @@ func table(scenarios []scenario, cells []cell) {
 				cpu = ratio(by[contender], by[sc.contenders[0]], func(c cell) float64 { return c.CPU })
 				speed = ratio(by[contender], by[sc.contenders[0]], func(c cell) float64 { return c.PerSecond })
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", sc.name, contender,
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", sc.name, contender,
 				pick(func(c cell) float64 { return c.CPU }), pick(func(c cell) float64 { return c.PerSecond }),
-				pick(func(c cell) float64 { return c.P50 }), pick(func(c cell) float64 { return c.P99 }),
+				pick(func(c cell) float64 { return c.P50 }), pick(func(c cell) float64 { return c.P99 }), pick(func(c cell) float64 { return c.P999 }),
 				pick(func(c cell) float64 { return float64(c.RSS) }), cpu, speed)
 		}
 	}

@@ -203,6 +203,7 @@ type group struct {
 	line     *line
 	done     func(i int, at event.Position, err error)
 	flights  []flight
+	one      [1]flight // memory for a group of one
 }
 
 // Produce is ProduceAll for one record.
@@ -230,7 +231,10 @@ func (p *Producer) ProduceAll(records []*event.Record, how How, done func(i int,
 	}
 	now := time.Now()
 	life := p.life(now)
-	g := &group{producer: p, line: l, done: done, flights: make([]flight, len(records))}
+	g := &group{producer: p, line: l, done: done}
+	if g.flights = g.one[:]; len(records) > 1 {
+		g.flights = make([]flight, len(records))
+	}
 	var last *route
 	alone := len(records) < gateGroup
 	for i, r := range records {

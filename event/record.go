@@ -90,6 +90,9 @@ func (e *Event) FillRecord(r *Record, topic string) {
 	if ce {
 		n += 7 + len(e.Extensions)
 	}
+	if n == 0 {
+		return
+	}
 	// Room for the trace headers that publishing appends.
 	r.Headers = make([]Header, 0, n+2)
 	put := func(name, value string) {

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -13,7 +14,6 @@ import (
 
 // metrics of publishing, by OpenTelemetry's messaging names where there is one.
 type metrics struct {
-	sent     metric.Int64Counter
 	failures metric.Int64Counter
 	duration metric.Float64Histogram
 	repeated metric.Int64Counter
@@ -25,6 +25,7 @@ type metrics struct {
 
 // series is a topic's attributes, as the calls that take them want them.
 type series struct {
+	sent   atomic.Int64 // read when it is asked for: a counter of OpenTelemetry's own costs more than the rest of the bookkeeping
 	set    metric.MeasurementOption
 	add    []metric.AddOption
 	record []metric.RecordOption
@@ -34,7 +35,7 @@ type series struct {
 const maxTopics = 1000
 
 func newMetrics(meter metric.Meter, window func() (entries, bytes int)) *metrics {
-	sent, _ := meter.Int64Counter("messaging.client.sent.messages", metric.WithDescription("Events stored in Kafka"))
+	sent, _ := meter.Int64ObservableCounter("messaging.client.sent.messages", metric.WithDescription("Events stored in Kafka"))
 	failures, _ := meter.Int64Counter("postern.publish.failures", metric.WithDescription("Events not stored, or not surely, by reason"))
 	duration, _ := meter.Float64Histogram("messaging.client.operation.duration", metric.WithUnit("s"),
 		metric.WithDescription("From a publish request to its last answer from Kafka"),
@@ -43,13 +44,21 @@ func newMetrics(meter metric.Meter, window func() (entries, bytes int)) *metrics
 	lost, _ := meter.Int64Counter("postern.publish.dedupe.forgotten", metric.WithDescription("Dedupe keys forgotten before their time for want of room"))
 	entries, _ := meter.Int64ObservableGauge("postern.publish.dedupe.keys", metric.WithDescription("Dedupe keys remembered"))
 	size, _ := meter.Int64ObservableGauge("postern.publish.dedupe.size", metric.WithUnit("By"), metric.WithDescription("Memory of the dedupe keys"))
+	m := &metrics{failures: failures, duration: duration, repeated: repeated, lost: lost, topics: map[string]*series{}}
 	_, _ = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		m.mu.RLock()
+		defer m.mu.RUnlock()
+		for _, s := range m.topics {
+			if n := s.sent.Load(); n > 0 {
+				o.ObserveInt64(sent, n, s.set)
+			}
+		}
 		n, bytes := window()
 		o.ObserveInt64(entries, int64(n))
 		o.ObserveInt64(size, int64(bytes))
 		return nil
-	}, entries, size)
-	return &metrics{sent: sent, failures: failures, duration: duration, repeated: repeated, lost: lost, topics: map[string]*series{}}
+	}, sent, entries, size)
+	return m
 }
 
 func (m *metrics) attributes(topic string) *series {
@@ -64,11 +73,14 @@ func (m *metrics) attributes(topic string) *series {
 	if len(m.topics) >= maxTopics {
 		topic = "other"
 	}
+	if known, ok := m.topics[topic]; ok { // another was faster, or it is the shared one
+		return known
+	}
 	set := metric.WithAttributeSet(attribute.NewSet(
 		attribute.String("messaging.system", "kafka"),
 		attribute.String("messaging.operation.name", "publish"),
 		attribute.String("messaging.destination.name", topic)))
-	known = &series{set, []metric.AddOption{set}, []metric.RecordOption{set}}
+	known = &series{set: set, add: []metric.AddOption{set}, record: []metric.RecordOption{set}}
 	m.topics[topic] = known
 	return known
 }
@@ -76,7 +88,7 @@ func (m *metrics) attributes(topic string) *series {
 func (m *metrics) stored(topic string, n int64, took time.Duration) {
 	s := m.attributes(topic)
 	if n > 0 {
-		m.sent.Add(context.Background(), n, s.add...)
+		s.sent.Add(n)
 	}
 	m.duration.Record(context.Background(), took.Seconds(), s.record...)
 }

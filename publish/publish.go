@@ -18,13 +18,11 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
@@ -134,8 +132,9 @@ type Publisher struct {
 	topics   Topics
 	window   *window
 	patience patience
-	tracer   trace.Tracer
-	tracing  bool // somebody takes spans, so that traces may begin here
+	tracer   trace.Tracer // for traces that callers began
+	root     trace.Tracer // for those that begin here, when sample says so
+	sample   func() bool
 	metrics  *metrics
 	log      *slog.Logger
 
@@ -151,7 +150,9 @@ type Parts struct {
 	Schemas  *schema.Checker
 	Producer Producer
 	Topics   Topics
-	Tracer   trace.Tracer
+	Tracer   trace.Tracer // for traces that callers began
+	Root     trace.Tracer // for traces that begin here
+	Sample   func() bool  // whether one that begins now is recorded; nil: never
 	Meter    metric.Meter
 	Log      *slog.Logger
 	// Draining is closed when the gateway begins to stop; DrainTime then tells until when it serves.
@@ -164,10 +165,9 @@ type Parts struct {
 // New makes a Publisher.
 func New(o Options, parts Parts) *Publisher {
 	o = o.WithDefaults()
-	_, silent := parts.Tracer.(noop.Tracer)
 	p := &Publisher{
 		options: o, policy: parts.Policy, rules: newRuleBook(parts.Rules, o.MaxEventBytes), schemas: parts.Schemas,
-		producer: parts.Producer, topics: parts.Topics, tracer: parts.Tracer, tracing: !silent, log: parts.Log,
+		producer: parts.Producer, topics: parts.Topics, tracer: parts.Tracer, root: parts.Root, sample: parts.Sample, log: parts.Log,
 		patience: patience{wait: o.MaxWait}, draining: parts.Draining, drainTime: parts.DrainTime, ratePerMinute: parts.RatePerMinute,
 	}
 	p.metrics = newMetrics(parts.Meter, func() (entries, bytes int) { return p.window.size() })
@@ -194,10 +194,16 @@ type Pending struct {
 	publisher *Publisher
 	topic     string
 	began     time.Time
-	spans     []trace.Span
+	tracer    trace.Tracer
+	spans     []trace.Span // nil when none is recorded
 	keys      []digest // of the events that this request is the first to publish; nil without any
 	first     []bool
-	one       [1]Receipt
+	one       struct { // memory for a request of one event
+		receipt  [1]Receipt
+		answered [1]bool
+		slab     [1]event.Record
+		records  [1]*event.Record
+	}
 	done      chan struct{} // closed when all are answered
 
 	mu       sync.Mutex
@@ -215,15 +221,17 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 	}
 	events := request.Events
 	w := &Pending{publisher: p, topic: request.Topic, began: time.Now(), done: make(chan struct{}), waiting: len(events)}
-	if w.receipts = w.one[:]; len(events) > 1 {
-		w.receipts = make([]Receipt, len(events))
+	slab, records := w.one.slab[:], w.one.records[:]
+	if w.receipts, w.answered = w.one.receipt[:], w.one.answered[:]; len(events) > 1 {
+		w.receipts, w.answered = make([]Receipt, len(events)), make([]bool, len(events))
+		slab, records = make([]event.Record, len(events)), make([]*event.Record, len(events))
 	}
-	w.answered = make([]bool, len(events))
-	parent := trace.SpanContextFromContext(ctx)
-	if parent.IsSampled() || !parent.IsValid() && p.tracing {
-		w.spans = make([]trace.Span, len(events))
+	switch parent := trace.SpanContextFromContext(ctx); {
+	case parent.IsSampled():
+		w.spans, w.tracer = make([]trace.Span, len(events)), p.tracer
+	case !parent.IsValid() && p.sample != nil && p.sample():
+		w.spans, w.tracer = make([]trace.Span, len(events)), p.root
 	}
-	slab, records := make([]event.Record, len(events)), make([]*event.Record, len(events))
 	failed := false
 	for i := range events {
 		_, err := p.record(ctx, &slab[i], &events[i])
@@ -380,23 +388,26 @@ func (p *Publisher) startAtomic(ctx context.Context, w *Pending, records []*even
 // carryTrace writes the context of the event's own span, or the caller's, into
 // the record, unless the publisher set the header itself. Without a caller's
 // context and without a sampled span the record stays as it was sent.
-func (p *Publisher) carryTrace(ctx context.Context, pending *Pending, i int, r *event.Record) {
+func (p *Publisher) carryTrace(ctx context.Context, w *Pending, i int, r *event.Record) {
+	if w.spans == nil && !trace.SpanContextFromContext(ctx).IsValid() {
+		return
+	}
 	if _, has := r.Header(event.HeaderTraceParent); has {
 		return
 	}
-	if pending.spans != nil {
+	if w.spans != nil {
 		var span trace.Span
-		ctx, span = p.tracer.Start(ctx, "publish "+r.Topic, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+		ctx, span = w.tracer.Start(ctx, "publish "+r.Topic, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 			attribute.String("messaging.system", "kafka"),
 			attribute.String("messaging.operation.name", "publish"),
 			attribute.String("messaging.operation.type", "send"),
 			attribute.String("messaging.destination.name", r.Topic)))
-		pending.spans[i] = span
+		w.spans[i] = span
 		if !span.SpanContext().IsSampled() {
 			return
 		}
 	}
-	otel.GetTextMapPropagator().Inject(ctx, (*headerCarrier)(r))
+	propagation.TraceContext{}.Inject(ctx, (*headerCarrier)(r))
 }
 
 // headerCarrier writes trace headers into a record.

@@ -36,7 +36,7 @@ func (p instant) ProduceAtomic(_ context.Context, records []*event.Record, done 
 
 func testPublisher() *Publisher {
 	return New(Options{}, Parts{
-		Policy: authz.Open(), Schemas: &schema.Checker{}, Producer: instant{}, Tracer: tracenoop.NewTracerProvider().Tracer(""),
+		Policy: authz.Open(), Schemas: &schema.Checker{}, Producer: instant{}, Tracer: tracenoop.NewTracerProvider().Tracer(""), Root: tracenoop.NewTracerProvider().Tracer(""),
 		Meter: metricnoop.NewMeterProvider().Meter(""), Log: slog.New(slog.DiscardHandler),
 	})
 }

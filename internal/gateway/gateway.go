@@ -23,6 +23,7 @@ import (
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/server"
 	"github.com/postern-dev/postern/internal/telemetry"
+	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/publish"
 	"github.com/postern-dev/postern/schema"
@@ -81,16 +82,17 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if g.telemetry, err = telemetry.Start(ctx, g.config.Telemetry, "postern", o.Version, instance.String(), g.log); err != nil {
 		return err
 	}
-	validator, err := protovalidate.New(protovalidate.WithMessages(
+	rules, err := protovalidate.New(protovalidate.WithMessages(
 		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
 		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}))
 	if err != nil {
 		return fmt.Errorf("compile the requests' rules: %w", err)
 	}
+	validator := wire.Validator{Validator: rules}
 	policy := authz.Open()
 	publisher := publish.New(g.config.Publish, publish.Parts{
 		Policy: policy, Rules: g.config.PublishRules(), Schemas: &schema.Checker{}, Producer: g.producer, Topics: g.kafka,
-		Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
+		Tracer: g.telemetry.Tracer, Root: g.telemetry.Root, Sample: g.telemetry.Sample, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
 		RatePerMinute: int(60 * g.config.Limits.PerIdentity.RequestsPerSecond),
 	})
 	g.queues = delivery.NewQueues(instance, g.kafka, g.producer, g.log, g.telemetry.Meter)

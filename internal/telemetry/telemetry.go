@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"log/slog"
 	"net"
 	"net/http"
@@ -91,7 +92,11 @@ func (o Options) Validate() error {
 
 // Telemetry is what was set up.
 type Telemetry struct {
-	Tracer   trace.Tracer
+	Tracer trace.Tracer
+	// Root begins traces that Sample has chosen: asking the tracer for each event of a
+	// hundred whether it is the one to record cost more than all else did.
+	Root     trace.Tracer
+	ratio    float64
 	Meter    metric.Meter
 	registry *prometheus.Registry // nil: not served
 	stop     []func(context.Context) error
@@ -145,7 +150,8 @@ func (o Options) resource(ctx context.Context, service, version, instance string
 
 func (t *Telemetry) trace(ctx context.Context, o Options, about *resource.Resource) error {
 	if !o.OTLP.wanted("TRACES") {
-		t.Tracer = noop.NewTracerProvider().Tracer(scope) // nobody takes spans: contexts go on from caller to Kafka, nothing is recorded
+		t.Tracer = noop.NewTracerProvider().Tracer(scope)
+		t.Root = t.Tracer // nobody takes spans: contexts go on from caller to Kafka, nothing is recorded
 		return nil
 	}
 	ratio := defaultSampleRatio
@@ -166,11 +172,17 @@ func (t *Telemetry) trace(ctx context.Context, o Options, about *resource.Resour
 	if err != nil {
 		return fmt.Errorf("otlp traces: %w", err)
 	}
-	tracers := sdktrace.NewTracerProvider(sdktrace.WithResource(about),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))), sdktrace.WithBatcher(exporter))
-	t.Tracer, t.stop = tracers.Tracer(scope), append(t.stop, tracers.Shutdown)
+	sender := sdktrace.NewBatchSpanProcessor(exporter)
+	tracers := func(s sdktrace.Sampler) *sdktrace.TracerProvider {
+		return sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithSampler(sdktrace.ParentBased(s)), sdktrace.WithSpanProcessor(sender))
+	}
+	ordinary, chosen := tracers(sdktrace.TraceIDRatioBased(ratio)), tracers(sdktrace.AlwaysSample())
+	t.Tracer, t.Root, t.ratio, t.stop = ordinary.Tracer(scope), chosen.Tracer(scope), ratio, append(t.stop, ordinary.Shutdown)
 	return nil
 }
+
+// Sample decides whether a trace that begins now is recorded, by Root.
+func (t *Telemetry) Sample() bool { return t.ratio > 0 && rand.Float64() < t.ratio }
 
 func (t *Telemetry) measure(ctx context.Context, o Options, about *resource.Resource) error {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(about)}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/mem"
 
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
@@ -61,7 +63,11 @@ func serveFloor(ctx context.Context, bootstrap string) error {
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer(grpc.NumStreamWorkers(64))
+	buffers, err := mem.NewBinaryTieredBufferPool(8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24) // as the gateway's
+	if err != nil {
+		return err
+	}
+	g := grpc.NewServer(grpc.NumStreamWorkers(64), experimental.BufferPool(buffers))
 	posternv1.RegisterPublisherServer(g, &floorPublisher{client: client})
 	fmt.Printf("http=%s grpc=%s\n", web.Addr(), rpc.Addr())
 	var serving sync.WaitGroup

@@ -1,0 +1,89 @@
+package wire
+
+import (
+	"strings"
+	"testing"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+)
+
+func TestTheHandsCheckPassesNothingThatTheProtosRulesRefuse(t *testing.T) {
+	rules, err := protovalidate.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	topics := rapid.SampledFrom([]string{"orders", "a.b_c-D9", "", "..", "a b", "caf\u00e9", strings.Repeat("x", 249), strings.Repeat("x", 250)})
+	refused, passed := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		m := &posternv1.PublishRequest{Topic: topics.Draw(t, "topic"), Durability: posternv1.Durability(rapid.IntRange(-1, 4).Draw(t, "durability"))}
+		for range rapid.SampledFrom([]int{0, 1, 1, 2, 3}).Draw(t, "events") {
+			m.Events = append(m.Events, nil)
+		}
+		var shared *posternv1.Event
+		for i := range m.Events {
+			if i > 2 { // of the many only their number counts
+				m.Events[i] = shared
+				continue
+			}
+			e := &posternv1.Event{DedupeKey: strings.Repeat("k", rapid.SampledFrom([]int{0, 0, 512, 513}).Draw(t, "key"))}
+			if rapid.Bool().Draw(t, "has topic") {
+				e.Topic = topics.Draw(t, "event topic")
+			}
+			if rapid.Bool().Draw(t, "has partition") {
+				e.Partition = proto.Int32(rapid.Int32Range(-1, 3).Draw(t, "partition"))
+			}
+			for range rapid.SampledFrom([]int{0, 0, 1, 128, 129}).Draw(t, "extensions") {
+				e.Extensions = append(e.Extensions, &posternv1.Attribute{Name: rapid.SampledFrom([]string{"a", "b7", "", "A", "a-b", "data"}).Draw(t, "name")})
+			}
+			for range rapid.SampledFrom([]int{0, 0, 1024, 1025}).Draw(t, "headers") {
+				e.Headers = append(e.Headers, &posternv1.Header{})
+			}
+			m.Events[i], shared = e, e
+		}
+		err := rules.Validate(m)
+		if plain(m) {
+			passed++
+			if err != nil {
+				t.Fatalf("passed by hand, and: %v", err)
+			}
+		}
+		if err != nil {
+			refused++
+		}
+	})
+	if passed == 0 || refused == 0 {
+		t.Errorf("%d passed by hand, %d were refused: the test shows nothing", passed, refused)
+	}
+}
+
+func TestWhatTheHandsDoNotPassGetsProtovalidatesWords(t *testing.T) {
+	rules, err := protovalidate.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := Validator{rules}
+	if err := v.Validate(&posternv1.PublishRequest{Topic: "orders", Events: []*posternv1.Event{{Data: []byte("x")}}}); err != nil {
+		t.Error(err)
+	}
+	many := &posternv1.PublishRequest{Topic: "orders"}
+	for range 10_001 {
+		many.Events = append(many.Events, &posternv1.Event{})
+	}
+	if err := v.Validate(many); err == nil || plain(many) {
+		t.Error("10,001 events pass")
+	}
+	many.Events = many.Events[1:]
+	if err := v.Validate(many); err != nil || !plain(many) {
+		t.Errorf("10,000 events: %v", err)
+	}
+	if err := v.Validate(&posternv1.PublishStreamRequest{Sequence: 1}); err == nil || !strings.Contains(err.Error(), "request") {
+		t.Errorf("a stream's message without a request: %v", err)
+	}
+	if err := v.Validate(&posternv1.PublishRequest{Topic: "a b"}); err == nil || !strings.Contains(err.Error(), "topic") || !strings.Contains(err.Error(), "events") {
+		t.Errorf("both faults are not named: %v", err)
+	}
+}

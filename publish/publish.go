@@ -196,7 +196,7 @@ type Pending struct {
 	began     time.Time
 	tracer    trace.Tracer
 	spans     []trace.Span // nil when none is recorded
-	keys      []digest // of the events that this request is the first to publish; nil without any
+	keys      []digest     // of the events that this request is the first to publish; nil without any
 	first     []bool
 	one       struct { // memory for a request of one event
 		receipt  [1]Receipt
@@ -204,7 +204,7 @@ type Pending struct {
 		slab     [1]event.Record
 		records  [1]*event.Record
 	}
-	done      chan struct{} // closed when all are answered
+	done chan struct{} // closed when all are answered
 
 	mu       sync.Mutex
 	receipts []Receipt

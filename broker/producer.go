@@ -314,6 +314,16 @@ func (p *Producer) produceFault(err error, f *flight) error {
 	return wrong
 }
 
+// Warm asks Kafka for the producer's id, so that the first publish need not.
+func (p *Producer) Warm(ctx context.Context) error {
+	l, err := p.line(How{})
+	if err != nil {
+		return err
+	}
+	_, _, err = l.client.ProducerID(ctx)
+	return toFault(err, "ask Kafka for a producer id")
+}
+
 // Flush waits until everything produced is answered.
 func (p *Producer) Flush(ctx context.Context) error {
 	if err := p.atomics.flush(ctx); err != nil {

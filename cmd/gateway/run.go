@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -40,18 +39,9 @@ environment (POSTERN_KAFKA_BROKERS), then from flags (--kafka-brokers).`,
 	return c
 }
 
-// gcPercent is the garbage collector's target where GOGC does not say. The live
-// heap is small beside what passes through it: at 100 a stream of batches paid a
-// fifth of its CPU for collecting; at 200 a tenth, for some 12 MiB more; 400 took
-// 40 MiB more for a twentieth.
-const gcPercent = 200
-
 // serve builds the gateway, tells that it is up, and runs it until ctx ends.
 func serve(ctx context.Context, settings config.Config, log *slog.Logger, up func(*gateway.Gateway)) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	g, err := gateway.New(ctx, settings, gateway.Options{Version: buildVersion(), Log: log})
+	g, err := gateway.New(ctx, settings, gateway.Options{Version: buildVersion(), Log: log, TendMemory: os.Getenv("GOGC") == ""})
 	if err != nil {
 		return err
 	}

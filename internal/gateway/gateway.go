@@ -42,6 +42,7 @@ type Gateway struct {
 	queues    *delivery.Queues
 	server    *server.Server
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	tends     bool
 
 	drainBegan    chan struct{}
 	drainDeadline atomic.Int64 // UnixNano
@@ -51,6 +52,8 @@ type Gateway struct {
 type Options struct {
 	Version string
 	Log     *slog.Logger
+	// TendMemory lets the gateway set the garbage collector's target by its work.
+	TendMemory bool
 	// WebhookDial opens connections to webhook endpoints; nil is the network. Tests pass a virtual one.
 	WebhookDial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -58,7 +61,7 @@ type Options struct {
 // New builds a gateway of a valid configuration and opens its addresses.
 // Kafka need not be there yet.
 func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
-	g := &Gateway{config: c, log: o.Log, drainBegan: make(chan struct{}), dial: o.WebhookDial}
+	g := &Gateway{config: c, log: o.Log, drainBegan: make(chan struct{}), dial: o.WebhookDial, tends: o.TendMemory}
 	c.Kafka.Logger = o.Log
 	var err error
 	if g.kafka, err = broker.New(c.Kafka); err != nil {
@@ -148,6 +151,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- g.server.Run() }()
 	work.Go(func() { g.watchKafka(working) })
+	if g.tends {
+		work.Go(func() { tend(working) })
+	}
 	pushing, stopPushing := context.WithCancel(working)
 	defer stopPushing()
 	var pushes sync.WaitGroup
@@ -218,6 +224,9 @@ func (g *Gateway) watchKafka(ctx context.Context) {
 	for {
 		ping, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := g.kafka.Ping(ping)
+		if err == nil && !ready {
+			err = g.producer.Warm(ping)
+		}
 		cancel()
 		switch {
 		case ctx.Err() != nil || g.isDraining():

@@ -48,6 +48,7 @@ func main() {
 	flag.StringVar(&s.jsonFile, "json", "", "append one JSON line for each cell to this file")
 	flag.StringVar(&s.profiles, "profile", "", "write a CPU profile of the gateway for each of its cells into this folder")
 	flag.BoolVar(&quick, "quick", false, "three rounds of 1 s cells: under 3 minutes")
+	weigh := flag.Bool("footprint", false, "measure start, idle memory, connections and growth instead of the speed tables")
 	role := flag.String("role", "", "used by the program itself: floor or direct")
 	flag.Parse()
 	if quick {
@@ -58,7 +59,11 @@ func main() {
 	var err error
 	switch *role {
 	case "":
-		err = run(ctx, s)
+		if *weigh {
+			err = footprint(ctx, s)
+		} else {
+			err = run(ctx, s)
+		}
 	case "floor":
 		err = serveFloor(ctx, s.bootstrap)
 	case "direct":

@@ -16,10 +16,10 @@ func TestTheHandsCheckPassesNothingThatTheProtosRulesRefuse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	topics := rapid.SampledFrom([]string{"orders", "a.b_c-D9", "", "..", "a b", "caf\u00e9", strings.Repeat("x", 249), strings.Repeat("x", 250)})
+	topics := rapid.SampledFrom([]string{"orders", "orders", "stock", "a", "a.b", "x_y", "T-9", "a.b_c-D9", "", "..", "a b", "caf\u00e9", strings.Repeat("x", 249), strings.Repeat("x", 250)})
 	refused, passed := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
-		m := &posternv1.PublishRequest{Topic: topics.Draw(t, "topic"), Durability: posternv1.Durability(rapid.IntRange(-1, 4).Draw(t, "durability"))}
+		m := &posternv1.PublishRequest{Topic: topics.Draw(t, "topic"), Durability: posternv1.Durability(rapid.SampledFrom([]int{-1, 0, 0, 1, 1, 2, 2, 3}).Draw(t, "durability"))}
 		for range rapid.SampledFrom([]int{0, 1, 1, 2, 3}).Draw(t, "events") {
 			m.Events = append(m.Events, nil)
 		}
@@ -29,17 +29,18 @@ func TestTheHandsCheckPassesNothingThatTheProtosRulesRefuse(t *testing.T) {
 				m.Events[i] = shared
 				continue
 			}
-			e := &posternv1.Event{DedupeKey: strings.Repeat("k", rapid.SampledFrom([]int{0, 0, 512, 513}).Draw(t, "key"))}
+			e := &posternv1.Event{DedupeKey: strings.Repeat("k", rapid.SampledFrom([]int{0, 0, 7, 512, 513}).Draw(t, "key"))}
 			if rapid.Bool().Draw(t, "has topic") {
 				e.Topic = topics.Draw(t, "event topic")
 			}
 			if rapid.Bool().Draw(t, "has partition") {
-				e.Partition = proto.Int32(rapid.Int32Range(-1, 3).Draw(t, "partition"))
+				e.Partition = proto.Int32(rapid.SampledFrom([]int32{-1, 0, 1, 2, 3}).Draw(t, "partition"))
 			}
-			for range rapid.SampledFrom([]int{0, 0, 1, 128, 129}).Draw(t, "extensions") {
-				e.Extensions = append(e.Extensions, &posternv1.Attribute{Name: rapid.SampledFrom([]string{"a", "b7", "", "A", "a-b", "data"}).Draw(t, "name")})
+			name := rapid.SampledFrom([]string{"a", "a", "b7", "b7", "ext1", "", "A", "a-b", "data"}).Draw(t, "name")
+			for range rapid.SampledFrom([]int{0, 0, 0, 1, 128, 129}).Draw(t, "extensions") {
+				e.Extensions = append(e.Extensions, &posternv1.Attribute{Name: name})
 			}
-			for range rapid.SampledFrom([]int{0, 0, 1024, 1025}).Draw(t, "headers") {
+			for range rapid.SampledFrom([]int{0, 0, 0, 1024, 1025}).Draw(t, "headers") {
 				e.Headers = append(e.Headers, &posternv1.Header{})
 			}
 			m.Events[i], shared = e, e

@@ -217,8 +217,22 @@ func (c *Cluster) Put(records ...*event.Record) {
 		}
 		all = append(all, k)
 	}
-	if err := cl.ProduceSync(context.Background(), all...).FirstErr(); err != nil {
-		c.t.Fatal(err)
+	for end := time.Now().Add(patience); ; {
+		var again []*kgo.Record
+		for _, r := range cl.ProduceSync(context.Background(), all...) {
+			switch {
+			case r.Err == nil:
+			case strings.Contains(r.Err.Error(), "invalid record partitioning choice") && time.Now().Before(end):
+				again = append(again, r.Record) // a partition that one broker knows, and the one that was asked not yet
+			default:
+				c.t.Fatal(r.Err)
+			}
+		}
+		if len(again) == 0 {
+			return
+		}
+		all = again
+		cl.ForceMetadataRefresh()
 	}
 }
 

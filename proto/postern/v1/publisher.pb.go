@@ -89,7 +89,8 @@ type PublishRequest struct {
 	Durability Durability `protobuf:"varint,3,opt,name=durability,proto3,enum=postern.v1.Durability" json:"durability,omitempty"`
 	// All of the events, whatever their topics, or none: one Kafka transaction.
 	// Consumers that read committed records (all that read through the gateway
-	// do) never see a part. An event that fails takes the others with it, reason
+	// do) never see a part; they see the whole some milliseconds after the answer,
+	// when Kafka has written its markers. An event that fails takes the others with it, reason
 	// ATOMIC_ABORTED. Always ALL_REPLICAS. dedupe_key is not allowed with it.
 	Atomic bool `protobuf:"varint,4,opt,name=atomic,proto3" json:"atomic,omitempty"`
 	// Check everything and store nothing: each result has a preview, or the error

@@ -116,15 +116,24 @@ func TestManyAtomicRequestsShareCommitsAndABadOneFailsAlone(t *testing.T) {
 			}
 		}
 	}
-	// Each transaction leaves a marker in every partition it wrote to.
+	// Each transaction leaves a marker in every partition it wrote to; they are all
+	// there when nothing is open any more.
 	end := func() (total int64) {
-		ends, err := c.Admin().ListEndOffsets(t.Context(), topic)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range ends.Offsets().Sorted() {
-			total += o.At
-		}
+		eventually(t, "all markers are written", func() bool {
+			stable, err1 := c.Admin().ListCommittedOffsets(t.Context(), topic)
+			ends, err2 := c.Admin().ListEndOffsets(t.Context(), topic)
+			if err1 != nil || err2 != nil {
+				t.Fatal(err1, err2)
+			}
+			total = 0
+			for _, o := range ends.Offsets().Sorted() {
+				if s, _ := stable.Lookup(topic, o.Partition); s.Offset != o.At {
+					return false
+				}
+				total += o.At
+			}
+			return true
+		})
 		return total
 	}
 	before := end()

@@ -43,13 +43,36 @@ func (c *Client) Topics(ctx context.Context, names ...string) ([]Topic, error) {
 			}
 			return nil, fault.Of(toFault(d.Err, "look up topic "+d.Topic)).With("topic", d.Topic)
 		}
-		t := Topic{Name: d.Topic, ID: d.ID, Internal: d.IsInternal}
-		for _, p := range d.Partitions.Sorted() {
-			t.Partitions = append(t.Partitions, p.Partition)
-		}
-		topics = append(topics, t)
+		topics = append(topics, topicOf(d))
 	}
 	return topics, nil
+}
+
+// Existing gives those of the named topics that exist.
+func (c *Client) Existing(ctx context.Context, names ...string) (map[string]Topic, error) {
+	details, err := c.admin.ListTopicsWithInternal(ctx, names...)
+	if err != nil {
+		return nil, toFault(err, "list topics")
+	}
+	found := map[string]Topic{}
+	for _, d := range details.Sorted() {
+		switch {
+		case errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+		case d.Err != nil:
+			return nil, fault.Of(toFault(d.Err, "look up topic "+d.Topic)).With("topic", d.Topic)
+		default:
+			found[d.Topic] = topicOf(d)
+		}
+	}
+	return found, nil
+}
+
+func topicOf(d kadm.TopicDetail) Topic {
+	t := Topic{Name: d.Topic, ID: d.ID, Internal: d.IsInternal}
+	for _, p := range d.Partitions.Sorted() {
+		t.Partitions = append(t.Partitions, p.Partition)
+	}
+	return t
 }
 
 // Partitions is how many partitions topic has; 0 when it does not exist and a
@@ -107,8 +130,8 @@ func (c *Client) OffsetsAt(ctx context.Context, topic string, t time.Time) (map[
 	return at, nil
 }
 
-// Committed gives the group's committed offsets on topics; partitions without a commit are absent.
-func (c *Client) Committed(ctx context.Context, group string, topics ...string) (map[TopicPartition]int64, error) {
+// Committed gives the group's commits on topics; partitions without a commit are absent.
+func (c *Client) Committed(ctx context.Context, group string, topics ...string) (map[TopicPartition]Committing, error) {
 	offsets, err := c.admin.FetchOffsets(ctx, group)
 	if err == nil {
 		err = offsets.Error()
@@ -123,10 +146,10 @@ func (c *Client) Committed(ctx context.Context, group string, topics ...string) 
 	for _, t := range topics {
 		wanted[t] = true
 	}
-	committed := map[TopicPartition]int64{}
+	committed := map[TopicPartition]Committing{}
 	offsets.Each(func(o kadm.OffsetResponse) {
 		if wanted[o.Topic] && o.At >= 0 {
-			committed[TopicPartition{o.Topic, o.Partition}] = o.At
+			committed[TopicPartition{o.Topic, o.Partition}] = Committing{o.At, o.Metadata}
 		}
 	})
 	return committed, nil
@@ -163,6 +186,34 @@ func (c *Client) CreateTopic(ctx context.Context, name string, partitions int32,
 		return fault.Of(toFault(err, "create topic "+name)).With("topic", name)
 	}
 	return nil
+}
+
+// GrowTopic gives topic at least that many partitions.
+func (c *Client) GrowTopic(ctx context.Context, name string, partitions int) error {
+	answers, err := c.admin.UpdatePartitions(ctx, partitions, name)
+	if err == nil {
+		err = answers.Error()
+	}
+	if errors.Is(err, kerr.InvalidPartitions) { // it has as many, or more
+		return nil
+	}
+	if err != nil {
+		return fault.Of(toFault(err, "add partitions to topic "+name)).With("topic", name)
+	}
+	return nil
+}
+
+// DeleteBefore lets Kafka remove the records below each offset.
+func (c *Client) DeleteBefore(ctx context.Context, at map[TopicPartition]int64) error {
+	var offsets kadm.Offsets
+	for tp, offset := range at {
+		offsets.AddOffset(tp.Topic, tp.Partition, offset, -1)
+	}
+	answers, err := c.admin.DeleteRecords(ctx, offsets)
+	if err == nil {
+		err = answers.Error()
+	}
+	return toFault(err, "remove records that are settled")
 }
 
 // DeleteTopics deletes topics; used by tests and `postern dev`.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -337,8 +338,12 @@ func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*even
 	return errors.Join(errs...)
 }
 
+// reads reports whether topic is one of the group's own.
+func (consumer *Consumer) reads(topic string) bool { return slices.Contains(consumer.options.Topics, topic) }
+
 // Commit writes positions with their metadata and answers, for each partition
-// that was refused, why.
+// that was refused, why. Partitions of topics that the group does not read are
+// committed in the same request, beside at least one of a topic it reads.
 func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Committing) (map[TopicPartition]error, error) {
 	if len(what) == 0 {
 		return nil, nil
@@ -346,11 +351,19 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	offsets := map[string]map[int32]kgo.EpochOffset{}
+	beside := map[string][]int32{} // partitions of other topics
 	for tp, c := range what {
+		if !consumer.reads(tp.Topic) {
+			beside[tp.Topic] = append(beside[tp.Topic], tp.Partition)
+			continue
+		}
 		if offsets[tp.Topic] == nil {
 			offsets[tp.Topic] = map[int32]kgo.EpochOffset{}
 		}
 		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: c.Offset}
+	}
+	if len(offsets) == 0 {
+		return nil, fault.New(fault.Internal, "a commit for group %s names none of its own topics", consumer.options.Group)
 	}
 	ctx = kgo.PreCommitFnContext(ctx, func(request *kmsg.OffsetCommitRequest) error {
 		for i := range request.Topics {
@@ -363,6 +376,17 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 				metadata := what[TopicPartition{name, t.Partitions[j].Partition}].Metadata
 				t.Partitions[j].Metadata = &metadata
 			}
+		}
+		for topic, partitions := range beside {
+			t := kmsg.NewOffsetCommitRequestTopic()
+			t.Topic = topic // without an id, so that the client names all topics by name
+			for _, partition := range partitions {
+				c := what[TopicPartition{topic, partition}]
+				p := kmsg.NewOffsetCommitRequestTopicPartition()
+				p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = partition, c.Offset, -1, &c.Metadata
+				t.Partitions = append(t.Partitions, p)
+			}
+			request.Topics = append(request.Topics, t)
 		}
 		return nil
 	})
@@ -386,6 +410,18 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 		}
 	})
 	return refused, failed
+}
+
+// Seek moves the reading of partitions that are assigned.
+func (consumer *Consumer) Seek(at map[TopicPartition]int64) {
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	for tp, offset := range at {
+		if offsets[tp.Topic] == nil {
+			offsets[tp.Topic] = map[int32]kgo.EpochOffset{}
+		}
+		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: offset}
+	}
+	consumer.kgo.SetOffsets(offsets)
 }
 
 // Ends gives where each partition ended when something of it was last polled.

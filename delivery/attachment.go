@@ -97,7 +97,7 @@ func (q *Queue) resume(old *Attachment, o AttachOptions) (*Attachment, []Lease, 
 		if e.holder == old {
 			e.holder = a
 			if !unsent[id] {
-				resumed = append(resumed, Lease{ID: id, Record: e.record, Attempt: int(e.attempts), Deadline: q.start.Add(e.due), LastFailure: e.failure})
+				resumed = append(resumed, Lease{ID: id, Record: e.record, Attempt: e.attempt(), Deadline: q.start.Add(e.due), LastFailure: e.failure()})
 			}
 		}
 	}
@@ -195,7 +195,7 @@ func (a *Attachment) Leave() {
 	a.window = Window{}
 	for _, l := range a.pending {
 		if e := q.leases[l.ID]; e != nil {
-			q.unlend(q.trackers[e.partition()], e)
+			q.unlend(e.tracker.home, e)
 		}
 	}
 	a.pending = nil
@@ -209,7 +209,7 @@ func (a *Attachment) Return(leases []Lease) {
 	defer q.mu.Unlock()
 	for _, l := range leases {
 		if e := q.leases[l.ID]; e != nil {
-			q.unlend(q.trackers[e.partition()], e)
+			q.unlend(e.tracker.home, e)
 		}
 	}
 	q.dispatch()
@@ -224,10 +224,10 @@ func (q *Queue) release(a *Attachment) {
 		switch {
 		case e.holder != a:
 		case a.unsend(e.lease):
-			q.unlend(q.trackers[e.partition()], e)
+			q.unlend(e.tracker.home, e)
 		default:
 			q.metrics.settled("disconnected", 1)
-			q.failed(q.trackers[e.partition()], e, "the client went away without settling the event", 0)
+			q.failed(e.tracker.home, e, "the client went away without settling the event", 0)
 		}
 	}
 	a.pending = nil

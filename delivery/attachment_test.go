@@ -19,7 +19,8 @@ func loaded(t *testing.T, n int) *Queue {
 	t.Helper()
 	var sequence atomic.Uint64
 	q := newQueue(Options{Name: "q", Lease: time.Minute, Retry: Retry{}.WithDefaults()}, nil, nil, 7, &sequence, slog.New(slog.DiscardHandler), newMetrics(noop.Meter{}, "q"))
-	p := &partition{Tracker: newTracker(OrderKey, 0, progress{}), at: broker.TopicPartition{Topic: "t"}}
+	p := &partition{Tracker: newTracker(OrderKey, 0, progress{}, q.seed), at: broker.TopicPartition{Topic: "t"}}
+	p.Tracker.home = p
 	q.trackers[p.at] = p
 	q.rotation = []*partition{p}
 	var records []*event.Record

@@ -68,9 +68,17 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 		if p.stopped || p.version == p.committed || only != nil && !only[tp] {
 			continue
 		}
-		offset, metadata := p.commit()
-		what[tp] = broker.Committing{Offset: offset, Metadata: metadata}
-		versions[p] = p.version
+		// What stands in a side partition and what its source says of it go together.
+		for _, p := range [...]*partition{p, p.sourceOf()} {
+			if _, there := versions[p]; !there && !p.stopped {
+				if p.side != noSide {
+					p.epoch = uint64(p.fences.before(p.position()))
+				}
+				offset, metadata := p.commit()
+				what[p.at] = broker.Committing{Offset: offset, Metadata: metadata}
+				versions[p] = p.version
+			}
+		}
 	}
 	q.mu.Unlock()
 	if len(what) == 0 {
@@ -83,6 +91,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	for p, version := range versions {
 		if why := errors.Join(err, refused[p.at]); why != nil {
 			failed = true
+			q.commitFailing = why
 			q.metrics.commitFailed(1)
 			if q.ctx.Err() == nil {
 				q.log.Warn("a commit failed; it is tried again", "partition", p.at.String(), "offset", what[p.at].Offset, "error", why)
@@ -90,6 +99,13 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 			continue
 		}
 		p.committed = max(p.committed, version)
+		if at := what[p.at].Offset; p.side != noSide && (at >= p.trimmed+trimEvery || at > p.trimmed && p.unsettled == 0) {
+			p.trimTo = at
+			wake(q.prepareWake)
+		}
+	}
+	if !failed {
+		q.commitFailing = nil
 	}
 	if failed && only == nil {
 		time.AfterFunc(commitRetry, func() { wake(q.commitWake) })

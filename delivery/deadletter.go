@@ -7,15 +7,17 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 )
 
 // Reason classes of a dead letter.
 const (
-	reasonRejected  = "rejected"
-	reasonExhausted = "attempts_exhausted"
+	reasonRejected    = "rejected"
+	reasonExhausted   = "attempts_exhausted"
+	reasonBlocked     = "blocked_too_long"
+	reasonUndecodable = "undecodable"
+	reasonFilter      = "filter_error"
 )
 
 // Limits of the evidence: with names and the other values all of it stays below 8 KiB.
@@ -23,8 +25,6 @@ const (
 	deadLetterVersion   = "1"
 	maxDeadLetterDetail = 4 << 10
 	deadLetterRetention = 30 * 24 * time.Hour
-	// deadLetterRoom is what a dead letter may be larger than its event.
-	deadLetterRoom = 64 << 10
 )
 
 // letter is what a dead letter says beyond the event itself.
@@ -76,7 +76,7 @@ func excerpt(text string, n int) string {
 func (q *Queue) bury(p *partition, e *entry, reason, why string) {
 	p.bury(e, why)
 	p.burying++
-	e.reason = reason
+	e.story.reason = reason
 	q.unburied = append(q.unburied, e)
 	wake(q.letterWake)
 }
@@ -105,14 +105,72 @@ func (q *Queue) letterLoop() {
 				continue
 			}
 		}
-		q.mu.Lock()
-		todo := q.unburied
-		q.unburied = nil
-		q.mu.Unlock()
-		for _, e := range todo {
-			q.writeDeadLetter(e)
+		for q.writeDeadLetters() {
 		}
 	}
+}
+
+// lettersAtOnce and letterBytesAtOnce bound the dead letters written together.
+const (
+	lettersAtOnce     = 500
+	letterBytesAtOnce = 4 << 20
+)
+
+// writeDeadLetters writes some of what waits, and reports whether there is more.
+func (q *Queue) writeDeadLetters() (more bool) {
+	var todo []*entry
+	var records []*event.Record
+	now, bytes := time.Now(), 0
+	q.mu.Lock()
+	for len(q.unburied) > 0 && len(todo) < lettersAtOnce && bytes < letterBytesAtOnce {
+		e := q.unburied[0]
+		q.unburied = q.unburied[1:]
+		if !q.still(e) {
+			continue // the partition is somebody else's now, who delivers the event again
+		}
+		l := letter{reason: e.story.reason, detail: e.failure(), attempts: e.attempt(), last: now, subscription: q.options.Name}
+		if e.firstLent != 0 {
+			l.first = q.start.Add(e.firstLent)
+		}
+		todo = append(todo, e)
+		records = append(records, deadLetter(q.options.DeadLetterTopic, e.record, l))
+		bytes += int(e.size)
+	}
+	more = len(q.unburied) > 0
+	q.mu.Unlock()
+	if len(todo) == 0 {
+		return more
+	}
+	at, errs := q.mover.Move(q.ctx, records)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, e := range todo {
+		if !q.still(e) {
+			continue
+		}
+		if errs[i] != nil {
+			q.buryLater(e, errs[i])
+			continue
+		}
+		p := e.tracker.home
+		q.letterFailing = nil
+		q.metrics.deadLettered(e.story.reason, 1)
+		q.log.Info("event dead-lettered", "position", e.record.Position().String(), "reason", e.story.reason,
+			"detail", excerpt(e.failure(), 256), "attempts", e.attempt(), "dead_letter", at[i].String())
+		p.burying--
+		q.touch(p)
+		q.settle(p, e)
+	}
+	q.dispatch()
+	q.checkRoom()
+	q.signal()
+	return more
+}
+
+// still reports whether e, whose dead letter is to be written, is still ours.
+func (q *Queue) still(e *entry) bool {
+	p := e.tracker.home
+	return q.trackers[p.at] == p && e.state == burying
 }
 
 // createDeadLetterTopic makes the topic on first need, as durable as its source and with room for the evidence.
@@ -122,15 +180,14 @@ func (q *Queue) createDeadLetterTopic() error {
 	if _, err := q.kafka.Topics(ctx, q.options.DeadLetterTopic); !fault.Is(err, fault.UnknownTopic) {
 		return err
 	}
-	configs, err := q.kafka.TopicConfigs(ctx, q.options.Topics[0], "min.insync.replicas", "max.message.bytes")
+	configs, err := q.kafka.TopicConfigs(ctx, q.options.Topics[0], "min.insync.replicas")
 	if err != nil {
 		return err
 	}
 	configs["cleanup.policy"] = "delete"
 	configs["retention.ms"] = strconv.FormatInt(deadLetterRetention.Milliseconds(), 10)
-	if most, err := strconv.Atoi(configs["max.message.bytes"]); err == nil {
-		configs["max.message.bytes"] = strconv.Itoa(most + deadLetterRoom)
-	}
+	// The event may have been compressed in its source, and has the evidence beside it.
+	configs["max.message.bytes"] = strconv.Itoa(trackerBytes)
 	if err := q.kafka.CreateTopic(ctx, q.options.DeadLetterTopic, 0, configs); err != nil {
 		return err
 	}
@@ -138,52 +195,18 @@ func (q *Queue) createDeadLetterTopic() error {
 	return nil
 }
 
-func (q *Queue) writeDeadLetter(e *entry) {
-	q.mu.Lock()
-	p := q.trackers[e.partition()]
-	if p == nil || p.Tracker != e.tracker || e.state != burying {
-		q.mu.Unlock()
-		return // the partition is somebody else's now, who delivers the event again
-	}
-	record := e.record
-	l := letter{reason: e.reason, detail: e.failure, attempts: int(e.attempts), last: time.Now(), subscription: q.options.Name}
-	if e.firstLent > 0 {
-		l.first = q.start.Add(e.firstLent)
-	}
-	q.mu.Unlock()
-	q.letters.Produce(deadLetter(q.options.DeadLetterTopic, record, l), broker.AllReplicas, func(at event.Position, err error) {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if q.trackers[p.at] != p || e.state != burying {
-			return
-		}
-		if err != nil {
-			q.buryLater(e, err)
-			return
-		}
-		q.metrics.deadLettered(l.reason, 1)
-		q.log.Info("event dead-lettered", "position", record.Position().String(), "reason", l.reason,
-			"detail", excerpt(l.detail, 256), "attempts", l.attempts, "dead_letter", at.String())
-		p.burying--
-		q.touch(p)
-		p.settle(e)
-		q.dispatch()
-		q.checkRoom()
-		q.signal()
-	})
-}
-
 // buryLater tries again after a while. q.mu is held.
 func (q *Queue) buryLater(e *entry, err error) {
-	p := q.trackers[e.partition()]
-	if p == nil || p.Tracker != e.tracker {
+	p := e.tracker.home
+	if !q.still(e) {
 		return
 	}
+	q.letterFailing = err
 	q.metrics.deadLetterFailed(1)
 	q.log.Error(fmt.Sprintf("writing a dead letter to %s is failing; its key is stopped until that works", q.options.DeadLetterTopic),
 		"position", e.record.Position().String(), "error", err)
-	e.buryTries = min(e.buryTries+1, 6)
-	e.due = q.now() + min(time.Second<<(e.buryTries-1), deadLetterRetry)
+	e.story.buryTries = min(e.story.buryTries+1, 6)
+	e.due = q.now() + min(time.Second<<(e.story.buryTries-1), deadLetterRetry)
 	p.timers.set(e)
 	q.rearm()
 }

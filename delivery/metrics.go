@@ -9,10 +9,10 @@ import (
 
 // metrics are one subscription's counters.
 type metrics struct {
-	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored metric.Int64Counter
-	subscription                                                                               attribute.KeyValue
-	attributes                                                                                 metric.MeasurementOption
-	bySettlement                                                                               map[string]metric.MeasurementOption
+	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored, aside, moveFailures, filteredTotal, cancels metric.Int64Counter
+	subscription                                                                                                                            attribute.KeyValue
+	attributes                                                                                                                              metric.MeasurementOption
+	bySettlement                                                                                                                            map[string]metric.MeasurementOption
 }
 
 // settlements are the values of the attribute "settlement".
@@ -35,6 +35,10 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 		commitFailures:     counter("postern.delivery.commit_failures", "Commits of a partition that failed and are tried again"),
 		repeats:            counter("postern.delivery.repeated_offsets", "Records dropped because their offset was read before"),
 		ignored:            counter("postern.delivery.metadata_ignored", "Commits whose metadata was not ours or did not fit the offset"),
+		aside:              counter("postern.delivery.put_aside", "Events, or keys with all their events, moved out of the way to wait"),
+		moveFailures:       counter("postern.delivery.put_aside_failures", "Failed writes of events that must wait; they hold their partition up meanwhile"),
+		filteredTotal:      counter("postern.delivery.filtered", "Events that the filter did not pass"),
+		cancels:            counter("postern.delivery.cancelled", "Leases revoked because their event held a full partition up"),
 		subscription:       attribute.String("subscription", subscription),
 		bySettlement:       map[string]metric.MeasurementOption{},
 	}
@@ -58,6 +62,13 @@ func (m *metrics) deadLetterFailed(n int64) {
 	m.deadLetterFailures.Add(context.Background(), n, m.attributes)
 }
 
+func (m *metrics) putAside(to side, n int64) {
+	m.aside.Add(context.Background(), n, m.attributes, metric.WithAttributes(attribute.String("to", to.String())))
+}
+
+func (m *metrics) moveFailed(n int64)      { m.moveFailures.Add(context.Background(), n, m.attributes) }
+func (m *metrics) filtered(n int64)        { m.filteredTotal.Add(context.Background(), n, m.attributes) }
+func (m *metrics) cancelled(n int64)       { m.cancels.Add(context.Background(), n, m.attributes) }
 func (m *metrics) commitFailed(n int64)    { m.commitFailures.Add(context.Background(), n, m.attributes) }
 func (m *metrics) repeated(n int64)        { m.repeats.Add(context.Background(), n, m.attributes) }
 func (m *metrics) metadataIgnored(n int64) { m.ignored.Add(context.Background(), n, m.attributes) }

@@ -18,7 +18,7 @@ func (o owner) Assigned(all []broker.Assigned) {
 	defer q.mu.Unlock()
 	for _, a := range all {
 		restored, err := decodeMetadata(a.Metadata, a.TopicID, a.Offset)
-		p := &partition{at: a.TopicPartition}
+		p := &partition{at: a.TopicPartition, owner: q.owner(), preparing: q.options.movesAside()}
 		switch {
 		case a.Metadata == "" || err == nil:
 		case errors.Is(err, errNewer):
@@ -30,12 +30,19 @@ func (o owner) Assigned(all []broker.Assigned) {
 			q.log.Warn("a commit's metadata is ignored; events acknowledged above the offset may come again",
 				"partition", a.TopicPartition.String(), "offset", a.Offset, "why", err)
 		}
-		p.Tracker = newTracker(q.options.Order, a.Offset, restored)
+		p.Tracker = newTracker(q.options.Order, a.Offset, restored, q.seed)
+		p.Tracker.home = p
 		if old := q.trackers[a.TopicPartition]; old != nil {
+			for _, s := range old.sides {
+				q.forget(s)
+			}
 			q.forget(old)
 		}
 		q.trackers[a.TopicPartition] = p
 		q.rotation = append(q.rotation, p)
+		if p.preparing {
+			wake(q.prepareWake)
+		}
 		q.log.Debug("partition assigned", "partition", a.TopicPartition.String(), "offset", a.Offset,
 			"settled_above", len(restored.settled), "attempted", len(restored.attempts))
 	}
@@ -51,13 +58,17 @@ func (o owner) Revoked(ctx context.Context, tps []broker.TopicPartition) {
 		only[tp] = true
 		if p := q.trackers[tp]; p != nil {
 			p.revoking = true
+			for _, s := range p.sides {
+				only[s.at], s.revoking = true, true
+			}
 		}
 	}
 	for _, e := range q.leases {
+		p := e.tracker.home
 		switch {
-		case !only[e.partition()]:
+		case !only[p.at]:
 		case e.holder.unsend(e.lease):
-			q.unlend(q.trackers[e.partition()], e)
+			q.unlend(p, e)
 		default:
 			e.holder.revoke(e.lease, "the partition goes to another instance")
 		}
@@ -68,7 +79,7 @@ func (o owner) Revoked(ctx context.Context, tps []broker.TopicPartition) {
 	defer cancel()
 	q.await(grace, func() bool {
 		for tp := range only {
-			if p := q.trackers[tp]; p != nil && p.lent+p.burying > 0 {
+			if p := q.trackers[tp]; p != nil && p.lent+p.burying+len(p.moving) > 0 {
 				return false
 			}
 		}
@@ -88,6 +99,11 @@ func (q *Queue) Lost(tps []broker.TopicPartition) {
 	defer q.mu.Unlock()
 	for _, tp := range tps {
 		if p := q.trackers[tp]; p != nil {
+			for _, s := range p.sides {
+				q.forget(s)
+				q.unfollowing = append(q.unfollowing, s.at)
+				wake(q.followWake)
+			}
 			q.forget(p)
 		}
 	}

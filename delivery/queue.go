@@ -19,8 +19,10 @@ package delivery
 
 import (
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,6 +43,52 @@ type Options struct {
 	Lease           time.Duration
 	Retry           Retry
 	DeadLetterTopic string
+	// Filter passes the events that are delivered; nil passes all. FilterErrors
+	// says what becomes of one that it cannot judge.
+	Filter       Filter
+	FilterErrors FilterErrors
+	// SidePrefix begins the names of the topics for events that must wait (side.go).
+	SidePrefix string
+}
+
+// Filter decides whether an event is a subscription's. Safe for concurrent use.
+type Filter interface {
+	Match(*event.Record) (bool, error)
+	String() string // equal for filters that are the same
+}
+
+// FilterErrors says what becomes of an event that the filter fails on.
+type FilterErrors uint8
+
+const (
+	FilterDeadLetters FilterErrors = iota // dead-lettered with the error
+	FilterSkips                           // as one that does not match
+)
+
+// same reports whether a and b say the same.
+func (o Options) same(p Options) bool { return len(o.differences(p)) == 0 }
+
+// differences names the options that differ.
+func (o Options) differences(p Options) []string {
+	var names []string
+	if text(o.Filter) != text(p.Filter) {
+		names = append(names, "Filter")
+	}
+	o.Filter, p.Filter = nil, nil
+	a, b := reflect.ValueOf(o), reflect.ValueOf(p)
+	for i := range a.NumField() {
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			names = append(names, a.Type().Field(i).Name)
+		}
+	}
+	return names
+}
+
+func text(f Filter) string {
+	if f == nil {
+		return ""
+	}
+	return f.String()
 }
 
 // Defaults and limits of a queue. Each buffer has its byte limit here.
@@ -68,9 +116,10 @@ const (
 	deadLetterRetry = 30 * time.Second
 )
 
-// Letters writes dead letters.
-type Letters interface {
-	Produce(r *event.Record, durability broker.Durability, done func(event.Position, error))
+// Mover copies events to dead-letter and side topics; broker.Mover is one. A
+// record whose Partition is event.AnyPartition goes where its key goes.
+type Mover interface {
+	Move(ctx context.Context, records []*event.Record) ([]event.Position, []error)
 }
 
 // Queue is one subscription on this instance.
@@ -78,11 +127,12 @@ type Queue struct {
 	options  Options
 	kafka    *broker.Client
 	consumer *broker.Consumer
-	letters  Letters
+	mover    Mover
 	log      *slog.Logger
 	metrics  *metrics
 	instance Instance
 	sequence *atomic.Uint64 // shared by the instance's queues: an id is never given twice
+	seed     maphash.Seed   // of lanes
 	start    time.Time
 
 	ctx    context.Context // ends when the queue is closed
@@ -107,12 +157,41 @@ type Queue struct {
 	commitNow   chan struct{} // and somebody waits for it
 	letterWake  chan struct{}
 	unburied    []*entry // dead letters to write
+	budget      budget
+	assignments uint64 // counts them, to name each
+
+	// Of side topics (aside.go).
+	prepareWake chan struct{}
+	moveWake    chan struct{}
+	followWake  chan struct{}
+	moveAtOnce  int              // moveEvents; fewer in tests
+	follower    *broker.Follower // nil until something was put aside
+	following   []follow
+	unfollowing []broker.TopicPartition
+
+	// What does not work now, for people; nil when it does.
+	readFailing, commitFailing, letterFailing, moveFailing error
 }
 
-// partition is an assigned partition: its tracker and what the queue does around it.
+// partition is an assigned partition, or a side partition of one: its tracker
+// and what the queue does around it.
 type partition struct {
 	*Tracker
 	at        broker.TopicPartition
+	side      side       // noSide: assigned by the group
+	source    *partition // of a side partition
+	sides     []*partition
+	preparing bool   // what earlier owners put aside is not known yet: lends nothing
+	held      []held // records read meanwhile
+	heldBytes int64
+	suspects  map[copyID]bool // what may stand in side topics twice; true: met once
+	copies    map[int64]struct{}
+	fences    fences        // of a side partition
+	owner     ownerID       // of the source: this assignment
+	relieved  time.Duration // not to be searched for what holds it up before
+	release   time.Duration // of the last event read from a tier
+	trimTo    int64         // of a side partition: everything below is settled and committed
+	trimmed   int64
 	revoking  bool   // lends nothing more
 	stopped   bool   // its metadata is of a newer version: neither lends nor commits
 	paused    bool   // not fetched, because it is full
@@ -121,20 +200,32 @@ type partition struct {
 	burying   int    // dead letters on their way
 }
 
+// held is a record that was read before its partition may lend.
+type held struct {
+	record  *event.Record
+	verdict verdict
+}
+
+// full reports whether no more of p should be fetched.
+func (p *partition) full(share int64, now, hold time.Duration) bool {
+	return p.bytes+p.heldBytes >= share || p.unsettled+len(p.held) >= trackerEvents || p.release-now > hold
+}
+
 // roomy reports whether a paused partition may be fetched again.
-func (p *partition) roomy(share int64) bool {
-	return p.bytes <= share/2 && p.unsettled <= trackerEvents/2
+func (p *partition) roomy(share int64, now, hold time.Duration) bool {
+	return p.bytes+p.heldBytes <= share/2 && p.unsettled+len(p.held) <= trackerEvents/2 && p.release-now <= hold/2
 }
 
 // newQueue makes a queue that run starts.
-func newQueue(o Options, kafka *broker.Client, letters Letters, instance Instance, sequence *atomic.Uint64, log *slog.Logger, m *metrics) *Queue {
+func newQueue(o Options, kafka *broker.Client, mover Mover, instance Instance, sequence *atomic.Uint64, log *slog.Logger, m *metrics) *Queue {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Queue{
-		options: o, kafka: kafka, letters: letters, instance: instance, sequence: sequence, metrics: m,
+		options: o, kafka: kafka, mover: mover, instance: instance, sequence: sequence, metrics: m, seed: maphash.MakeSeed(), moveAtOnce: moveEvents,
 		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
 		trackers: map[broker.TopicPartition]*partition{}, leases: map[ID]*entry{},
 		committing: make(chan struct{}, 1), changed: make(chan struct{}), timerWake: make(chan struct{}, 1),
 		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1),
+		prepareWake: make(chan struct{}, 1), moveWake: make(chan struct{}, 1), followWake: make(chan struct{}, 1),
 	}
 }
 
@@ -157,6 +248,11 @@ func (q *Queue) open(ctx context.Context) error {
 	q.done.Go(q.timerLoop)
 	q.done.Go(q.commitLoop)
 	q.done.Go(q.letterLoop)
+	if q.options.movesAside() {
+		q.done.Go(q.prepareLoop)
+		q.done.Go(q.moveLoop)
+		q.done.Go(q.followLoop)
+	}
 	return nil
 }
 
@@ -262,20 +358,33 @@ func (q *Queue) pollLoop() {
 func (q *Queue) pace() {
 	q.pacing.Lock()
 	defer q.pacing.Unlock()
-	var pause, resume []broker.TopicPartition
+	var pause, resume, pauseAside, resumeAside []broker.TopicPartition
 	q.mu.Lock()
-	share := q.share()
+	share, now, hold := q.share(), q.now(), q.options.Retry.HoldLimit
 	for tp, p := range q.trackers {
 		switch {
-		case !p.paused && (p.bytes >= share || p.unsettled >= trackerEvents):
+		case !p.paused && p.full(share, now, hold):
 			p.paused = true
-			pause = append(pause, tp)
-		case p.paused && p.roomy(share):
+			if p.side == noSide {
+				pause = append(pause, tp)
+			} else {
+				pauseAside = append(pauseAside, tp)
+			}
+		case p.paused && p.roomy(share, now, hold):
 			p.paused = false
-			resume = append(resume, tp)
+			if p.side == noSide {
+				resume = append(resume, tp)
+			} else {
+				resumeAside = append(resumeAside, tp)
+			}
 		}
 	}
+	follower := q.follower
 	q.mu.Unlock()
+	if follower != nil { // what Unfollow and Follow meet again begins unpaused
+		follower.Resume(resumeAside)
+		follower.Pause(pauseAside)
+	}
 	if len(resume) > 0 {
 		q.consumer.Resume(resume)
 	}
@@ -304,8 +413,8 @@ func (q *Queue) pace() {
 func (q *Queue) share() int64 {
 	held, busy := int64(0), 0
 	for _, p := range q.trackers {
-		held += p.bytes
-		if p.bytes > 0 {
+		held += p.bytes + p.heldBytes
+		if p.bytes+p.heldBytes > 0 {
 			busy++
 		}
 	}
@@ -315,23 +424,95 @@ func (q *Queue) share() int64 {
 	return trackerBytes / int64(max(1, busy))
 }
 
+// verdict is what the filter says of a record.
+type verdict struct {
+	skip bool
+	err  error // of the filter, to be dead-lettered
+}
+
+// judge asks the filter.
+func (q *Queue) judge(r *event.Record) verdict {
+	if q.options.Filter == nil {
+		return verdict{}
+	}
+	match, err := q.options.Filter.Match(r)
+	switch {
+	case err == nil:
+		return verdict{skip: !match}
+	case q.options.FilterErrors == FilterSkips:
+		return verdict{skip: true}
+	}
+	return verdict{err: err}
+}
+
 // offer hands polled records to their trackers and lends what can be lent.
 func (q *Queue) offer(records []*event.Record) {
 	if len(records) == 0 {
 		return
 	}
+	var verdicts []verdict
+	if q.options.Filter != nil { // outside the lock: it may take a while
+		verdicts = make([]verdict, len(records))
+		for i, r := range records {
+			verdicts[i] = q.judge(r)
+		}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, r := range records {
-		p := q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
+	var last *partition
+	for i, r := range records {
+		p := last
+		if p == nil || p.at.Partition != r.Partition || p.at.Topic != r.Topic {
+			p = q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
+			last = p
+		}
 		if p == nil || p.stopped {
 			continue
 		}
-		if !p.offer(r) {
-			q.metrics.repeated(1)
+		v := verdict{}
+		if verdicts != nil {
+			v = verdicts[i]
 		}
+		if p.preparing {
+			p.held = append(p.held, held{r, v})
+			p.heldBytes += int64(r.Size())
+			continue
+		}
+		q.take(p, r, v)
 	}
 	q.dispatch()
+	if q.options.movesAside() {
+		share, now := q.share(), q.now()
+		for _, p := range q.rotation {
+			q.relieve(p, share, now)
+		}
+	}
+}
+
+// take offers one record to its tracker. q.mu is held.
+func (q *Queue) take(p *partition, r *event.Record, v verdict) {
+	switch {
+	case r.Offset < p.next:
+		p.repeats++
+		q.metrics.repeated(1)
+	case v.skip:
+		p.pass(r.Offset)
+		q.touch(p)
+		q.metrics.filtered(1)
+	default:
+		e := p.take(r.Offset, r, past{})
+		switch {
+		case e.state == settled:
+			q.touch(p)
+		case e.state == moving:
+			wake(q.moveWake)
+		case v.err != nil && e.state == ready:
+			q.unready(p, e)
+			q.bury(p, e, reasonFilter, v.err.Error())
+		case v.err != nil: // behind others of its key: judged again when its turn comes
+			e.tell().filter = v.err
+		}
+	}
 }
 
 // dispatch lends ready events to attachments with room. q.mu is held.
@@ -345,7 +526,7 @@ func (q *Queue) dispatch() {
 	for misses < len(q.rotation) {
 		q.turn = (q.turn + 1) % len(q.rotation)
 		p := q.rotation[q.turn]
-		if p.revoking || p.stopped {
+		if p.revoking || p.stopped || p.preparing {
 			misses++
 			continue
 		}
@@ -362,6 +543,11 @@ func (q *Queue) dispatch() {
 				break
 			}
 			misses = 0
+			if e.story != nil && e.story.filter != nil {
+				p.ready.pop()
+				q.bury(p, e, reasonFilter, e.story.filter.Error())
+				continue
+			}
 			q.lendTo(a, p, e, now, wall)
 		}
 	}
@@ -409,7 +595,7 @@ func (q *Queue) lendTo(a *Attachment, p *partition, e *entry, now time.Duration,
 	q.leases[id] = e
 	a.messages++
 	a.bytes += int64(e.size)
-	a.pending = append(a.pending, Lease{ID: id, Record: e.record, Attempt: int(e.attempts), Deadline: wall.Add(lease), LastFailure: e.failure})
+	a.pending = append(a.pending, Lease{ID: id, Record: e.record, Attempt: e.attempt(), Deadline: wall.Add(lease), LastFailure: e.failure()})
 	q.metrics.lent(1)
 }
 
@@ -418,6 +604,9 @@ func (q *Queue) touch(p *partition) {
 	p.version++
 	if p.version == p.committed+1 {
 		wake(q.commitWake)
+	}
+	if p.source != nil { // committed together
+		q.touch(p.source)
 	}
 }
 
@@ -463,7 +652,7 @@ func (q *Queue) onTime() time.Duration {
 				q.unburied = append(q.unburied, e)
 				wake(q.letterWake)
 			default:
-				p.wake(e)
+				q.released(p, e, now)
 			}
 		}
 	}
@@ -480,16 +669,32 @@ func (q *Queue) onTime() time.Duration {
 // failed ends a lease without success: again after delay (negative: when the
 // retry policy says), or to the dead letters when that was the last attempt.
 func (q *Queue) failed(p *partition, e *entry, why string, delay time.Duration) {
+	now := q.now()
 	q.takeBack(e)
 	q.touch(p)
-	if q.options.Retry.Exhausted(int(e.attempts)) {
-		q.bury(p, e, reasonExhausted, why)
+	reason := ""
+	switch {
+	case q.options.Retry.Exhausted(e.attempt()):
+		reason = reasonExhausted
+	case now-e.firstLent > q.options.Retry.MaxBlock:
+		reason = reasonBlocked
+	}
+	// Without a token it goes on being tried: a consumer that succeeds at nothing
+	// must not flush the topic into the dead letters.
+	if reason != "" && q.budget.take() {
+		q.bury(p, e, reason, why)
 		return
 	}
 	if delay < 0 {
-		delay = q.options.Retry.Delay(int(e.attempts), rand.Float64())
+		delay = q.options.Retry.Delay(e.attempt(), rand.Float64())
 	}
-	due := q.now() + delay
+	due := now + delay
+	if e.cancelled || delay > q.options.Retry.HoldLimit {
+		e.tell().failure = why
+		if q.longWait(p, e, due, now) {
+			return
+		}
+	}
 	if next, ok := p.timers.next(); !ok || due < next {
 		q.rearm()
 	}
@@ -516,15 +721,15 @@ func (q *Queue) unlend(p *partition, e *entry) {
 
 // checkRoom wakes the loop that paces when a paused partition has room again. q.mu is held.
 func (q *Queue) checkRoom() {
-	share := int64(-1)
+	share, now := int64(-1), time.Duration(0)
 	for _, p := range q.rotation {
 		if !p.paused {
 			continue
 		}
 		if share < 0 {
-			share = q.share()
+			share, now = q.share(), q.now()
 		}
-		if p.roomy(share) {
+		if p.roomy(share, now, q.options.Retry.HoldLimit) {
 			wake(q.timerWake)
 			return
 		}

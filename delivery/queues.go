@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"log/slog"
-	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +20,8 @@ import (
 // member of its group only while somebody uses it.
 type Queues struct {
 	kafka    *broker.Client
-	letters  Letters
+	mover    Mover
+	prefix   string // of the topics for events that must wait
 	log      *slog.Logger
 	meter    metric.Meter
 	instance Instance
@@ -55,9 +56,10 @@ func NewInstance() Instance {
 	return Instance(binary.BigEndian.Uint32(b[:]) >> (32 - (64 - sequenceBits)))
 }
 
-// NewQueues makes the instance's queues.
-func NewQueues(instance Instance, kafka *broker.Client, letters Letters, log *slog.Logger, meter metric.Meter) *Queues {
-	return &Queues{kafka: kafka, letters: letters, log: log, meter: meter, instance: instance, running: map[string]*running{}}
+// NewQueues makes the instance's queues. prefix begins the names of the topics
+// they make for events that must wait.
+func NewQueues(instance Instance, kafka *broker.Client, mover Mover, prefix string, log *slog.Logger, meter metric.Meter) *Queues {
+	return &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}}
 }
 
 // Instance names this gateway in leases.
@@ -67,6 +69,7 @@ func (qs *Queues) Instance() Instance { return qs.instance }
 // Open is ended by one Release. A queue open with other options is
 // SUBSCRIPTION_MISMATCH.
 func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
+	o.SidePrefix = qs.prefix
 	for {
 		qs.mu.Lock()
 		if qs.draining {
@@ -75,7 +78,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 		}
 		r := qs.running[o.Name]
 		if r == nil {
-			r = &running{opened: make(chan struct{}), queue: newQueue(o, qs.kafka, qs.letters, qs.instance, &qs.sequence, qs.log, newMetrics(qs.meter, o.Name))}
+			r = &running{opened: make(chan struct{}), queue: newQueue(o, qs.kafka, qs.mover, qs.instance, &qs.sequence, qs.log, newMetrics(qs.meter, o.Name))}
 			r.users = 1
 			qs.running[o.Name] = r
 			qs.mu.Unlock()
@@ -91,10 +94,10 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 			}
 			return r.queue, nil
 		}
-		if !reflect.DeepEqual(r.queue.options, o) {
+		if differ := r.queue.options.differences(o); len(differ) > 0 {
 			qs.mu.Unlock()
 			return nil, fault.New(fault.SubscriptionMismatch,
-				"subscription %s is open with other settings (%s): open it with the same, or only by its name", o.Name, difference(r.queue.options, o))
+				"subscription %s is open with other settings (%s): open it with the same, or only by its name", o.Name, strings.Join(differ, ", "))
 		}
 		r.users++
 		if r.linger != nil {
@@ -113,21 +116,6 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 		}
 		// The one who opened it failed, perhaps by its own deadline: try ourselves.
 	}
-}
-
-// difference names the options that differ, for people.
-func difference(a, b Options) string {
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	names := ""
-	for i := range va.NumField() {
-		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
-			if names != "" {
-				names += ", "
-			}
-			names += va.Type().Field(i).Name
-		}
-	}
-	return names
 }
 
 // Running gives the queue called name if it is open here.

@@ -23,6 +23,17 @@ func (h *readyHeap) push(e *entry) {
 	}
 }
 
+// remove takes e out, wherever it is. Slow: only for what should not be there.
+func (h *readyHeap) remove(e *entry) {
+	kept := h.heap
+	h.heap = nil
+	for _, other := range kept {
+		if other != e {
+			h.push(other)
+		}
+	}
+}
+
 // pop takes the top out.
 func (h *readyHeap) pop() {
 	last := len(h.heap) - 1

@@ -3,8 +3,6 @@ package delivery
 import (
 	"context"
 	"time"
-
-	"github.com/postern-dev/postern/broker"
 )
 
 // Ticket names the state of the partitions after a Settle, for Committed.
@@ -67,7 +65,7 @@ func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partitio
 		q.metrics.settled(r.Outcome.String(), 1)
 		return nil
 	}
-	p := q.trackers[e.partition()]
+	p := e.tracker.home
 	r.Outcome = Accepted
 	if s.Word != Extend {
 		q.metrics.settled(s.Word.String(), 1)
@@ -76,7 +74,8 @@ func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partitio
 	case Ack, Drop:
 		q.takeBack(e)
 		q.touch(p)
-		p.settle(e)
+		q.budget.succeeded()
+		q.settle(p, e)
 	case Nack:
 		delay := time.Duration(-1)
 		if s.HasDelay {
@@ -94,8 +93,13 @@ func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partitio
 	return p
 }
 
-func (e *entry) partition() broker.TopicPartition {
-	return broker.TopicPartition{Topic: e.record.Topic, Partition: e.record.Partition}
+// settle ends e for good, wherever it stands. q.mu is held.
+func (q *Queue) settle(p *partition, e *entry) {
+	record := e.record
+	p.settle(e)
+	if p.side == sidePark {
+		q.unpark(p, record)
+	}
 }
 
 // gone says why there is no such lease.

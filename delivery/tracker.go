@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"hash/maphash"
+	"math"
 	"time"
 
 	"github.com/postern-dev/postern/event"
@@ -21,9 +22,13 @@ import (
 // for nobody. What may be lent now is in the ready heap, lowest offset first,
 // which keeps the span above the committed offset short; what waits for a time
 // (a lease's end, a retry) is in the timers.
+//
+// A lane may be parked: its events, those here and those still to come, leave
+// for the park in their order (moving), until all of them are settled there.
 type Tracker struct {
 	order Order
 	seed  maphash.Seed
+	home  *partition // nil in tests of the tracker alone
 
 	topicID [16]byte
 	epoch   uint64
@@ -31,10 +36,12 @@ type Tracker struct {
 	first, last *entry // by offset; first is never a run
 	next        int64  // the lowest offset that may still be offered
 	restored    progress
-	lanes       map[uint64]*entry // head of each lane that has entries
-	tails       map[uint64]*entry
+	tails       map[uint64]*entry // the last of each lane that has entries
 	ready       readyHeap
 	timers      timers
+	parked      map[uint64]*parkedLane
+	parking     *Tracker // of the park, where parked's events are; nil while there is none
+	moving      []*entry // to be written to side topics, in this order
 
 	bytes     int64 // of unsettled events
 	unsettled int
@@ -54,73 +61,145 @@ const (
 	lent                 // with a borrower until due
 	waiting              // for its next attempt at due
 	burying              // its dead letter is being written
+	moving               // its copy in a side topic is to be written
 	settled              // a run
 )
 
-// entry is one unsettled event or a run of settled ones.
+// entry is one unsettled event or a run of settled ones. 128 bytes: the memory
+// of an outstanding event beside the event itself is this, its place in the
+// tails, in a heap, and among the leases.
 type entry struct {
 	prev, next *entry // by offset
 	behind     *entry // the next of its lane
 	tracker    *Tracker
 	record     *event.Record // nil in a run
 	holder     *Attachment   // while lent
-	failure    string        // why the last attempt failed
-	reason     string        // of the dead letter, while burying
+	story      *story        // nil until something went wrong
 	lane       uint64        // hash of its lane; 0 has none
 	from, to   int64         // [from, to); to is from+1 but for runs
-	due        time.Duration // since the queue's start: end of the lease, or next attempt
-	firstLent  time.Duration // 0: not lent by this owner
+	due        time.Duration // since the queue's start: end of the lease, or next attempt; 0: at once
+	firstLent  time.Duration // 0: never lent
 	lease      ID            // of the current lease
 	until      time.Duration // the lease may not be extended past this
-	attempts   int32
-	timer      int32 // index in timers plus one; 0: none
 	size       int32
-	buryTries  int8
+	timer      int32 // index in timers plus one; 0: none
+	attempts   int16 // by owners of this partition: what the commit's metadata says
+	carried    int16 // before it was moved here
 	state      state
+	target     side // while moving
+	extended   bool // the current lease was extended
+	cancelled  bool // the current lease's holder was told that the event holds everybody up
 }
 
-// newTracker makes the tracker of a partition that begins at offset, with what
-// the last owner's commit said.
-func newTracker(order Order, offset int64, restored progress) *Tracker {
-	return &Tracker{
-		order: order, seed: maphash.MakeSeed(),
-		topicID: restored.topicID, epoch: restored.epoch, next: offset, runsEnd: offset, restored: restored,
-		lanes: map[uint64]*entry{}, tails: map[uint64]*entry{},
+// story is what is known of an event that did not go well.
+type story struct {
+	failure   string        // why the last attempt failed
+	reason    string        // of the dead letter, while burying
+	due       time.Duration // of the next attempt, while the event is moved or in a tier; 0: at once
+	filter    error         // of the filter, met when the event's turn comes
+	buryTries int8
+}
+
+func (e *entry) tell() *story {
+	if e.story == nil {
+		e.story = &story{}
 	}
+	return e.story
+}
+
+// failure is why the last attempt failed; "" when there is nothing to say.
+func (e *entry) failure() string {
+	if e.story == nil {
+		return ""
+	}
+	return e.story.failure
+}
+
+// attempt counts every lend of the event, wherever it stood.
+func (e *entry) attempt() int { return int(e.attempts) + int(e.carried) }
+
+// newTracker makes the tracker of a partition that begins at offset, with what
+// the last owner's commit said. Trackers of one seed give a key the same lane.
+func newTracker(order Order, offset int64, restored progress, seed maphash.Seed) *Tracker {
+	return &Tracker{
+		order: order, seed: seed,
+		topicID: restored.topicID, epoch: restored.epoch, next: offset, runsEnd: offset, restored: restored,
+		tails: map[uint64]*entry{},
+	}
+}
+
+// past is what is known of an event that a side topic brings.
+type past struct {
+	attempts  int16
+	due       time.Duration // not to be lent before; 0: at once
+	firstLent time.Duration
+	story     *story
 }
 
 // offer takes the partition's next event. One at or below an offset offered
 // before is dropped (a leader move may repeat offsets): false.
-func (t *Tracker) offer(r *event.Record) bool {
-	if r.Offset < t.next {
+func (t *Tracker) offer(r *event.Record) bool { return t.take(r.Offset, r, past{}) != nil }
+
+// take is offer for an event that may stand at another offset than its own. It
+// gives the entry, or the run the event was added to.
+func (t *Tracker) take(offset int64, r *event.Record, was past) *entry {
+	if offset < t.next {
 		t.repeats++
-		return false
+		return nil
 	}
-	t.next = r.Offset + 1
-	if t.wasSettled(r.Offset) {
-		t.append(&entry{tracker: t, from: r.Offset, to: r.Offset + 1, state: settled})
-		t.mergeRun(t.last)
-		t.trim()
-		return true
+	lane := t.laneOf(r)
+	t.unpark(lane, offset)
+	parked := t.parked[lane]
+	if t.wasSettled(offset) || parked.has(offset) {
+		e := t.pass(offset)
+		t.unpark(lane, t.next)
+		return e
 	}
-	e := &entry{tracker: t, record: r, from: r.Offset, to: r.Offset + 1, size: int32(r.Size()), attempts: t.hadAttempts(r.Offset)}
+	t.next = offset + 1
+	e := &entry{
+		tracker: t, record: r, from: offset, to: offset + 1, size: int32(r.Size()), lane: lane,
+		attempts: t.hadAttempts(offset), carried: was.attempts, due: was.due, firstLent: was.firstLent, story: was.story,
+	}
 	t.append(e)
 	t.unsettled++
 	t.bytes += int64(e.size)
 	t.countAttempts(e, 1)
-	e.lane = t.laneOf(r)
-	if e.lane == 0 {
-		t.makeReady(e)
-		return true
+	switch {
+	case parked != nil:
+		t.move(e, sidePark)
+		parked.moving++
+	case lane == 0:
+		t.begin(e)
+	default:
+		if tail := t.tails[lane]; tail != nil {
+			tail.behind = e
+		} else {
+			t.begin(e)
+		}
+		t.tails[lane] = e
 	}
-	if tail := t.tails[e.lane]; tail != nil {
-		tail.behind = e
-	} else {
-		t.lanes[e.lane] = e
-		t.makeReady(e)
+	return e
+}
+
+// pass counts an offset as settled that nobody has to see.
+func (t *Tracker) pass(offset int64) *entry {
+	t.next = offset + 1
+	e := &entry{tracker: t, from: offset, to: offset + 1, state: settled}
+	t.append(e)
+	t.mergeRun(e)
+	t.runsEnd = max(t.runsEnd, e.to)
+	t.trim()
+	return e
+}
+
+// begin makes e, the first of its lane, ready, or lets it wait until it is due.
+func (t *Tracker) begin(e *entry) {
+	if e.due > 0 {
+		e.state = waiting
+		t.timers.set(e)
+		return
 	}
-	t.tails[e.lane] = e
-	return true
+	t.makeReady(e)
 }
 
 // wasSettled asks the restored progress, and forgets what lies below.
@@ -133,7 +212,7 @@ func (t *Tracker) wasSettled(offset int64) bool {
 	return len(s) > 0 && s[0].from <= offset
 }
 
-func (t *Tracker) hadAttempts(offset int64) int32 {
+func (t *Tracker) hadAttempts(offset int64) int16 {
 	a := t.restored.attempts
 	for len(a) > 0 && a[0].offset < offset {
 		a = a[1:]
@@ -141,7 +220,7 @@ func (t *Tracker) hadAttempts(offset int64) int32 {
 	t.restored.attempts = a
 	if len(a) > 0 && a[0].offset == offset {
 		t.restored.attempts = a[1:]
-		return int32(a[0].count)
+		return int16(min(a[0].count, math.MaxInt16))
 	}
 	return 0
 }
@@ -201,10 +280,16 @@ func (t *Tracker) peek() *entry {
 // becomes of everything that is lent. The first entry always fits: settling it
 // only takes away.
 func (t *Tracker) fits(e *entry) bool {
-	if e == t.first {
-		return true
+	return e == t.first || t.metadataBound(e.to) <= metadataMaxSets
+}
+
+// metadataBound is the most that the metadata's sets may take once one more
+// event, ending at end, is lent.
+func (t *Tracker) metadataBound(end int64) int {
+	if t.first == nil {
+		return 0
 	}
-	end := max(t.runsEnd, e.to)
+	end = max(end, t.runsEnd)
 	if n := len(t.restored.settled); n > 0 {
 		end = max(end, t.restored.settled[n-1].to)
 	}
@@ -212,10 +297,9 @@ func (t *Tracker) fits(e *entry) bool {
 		end = max(end, t.restored.attempts[n-1].offset+1)
 	}
 	width := end - t.first.from
-	size := setBound(t.runs+len(t.restored.settled)+t.lent+1, width) +
+	return setBound(t.runs+len(t.restored.settled)+t.lent+1, width) +
 		setBound(t.attempted+len(t.restored.attempts)+1, width) +
 		repeatsBound(t.repeated+len(t.restored.attempts)+1, width)
-	return size <= metadataMaxSets
 }
 
 // lend lends the entry that peek gave.
@@ -224,7 +308,7 @@ func (t *Tracker) lend(e *entry, id ID, holder *Attachment, now, due, until time
 	t.countAttempts(e, -1)
 	e.attempts++
 	t.countAttempts(e, 1)
-	e.state, e.lease, e.holder, e.due, e.until = lent, id, holder, due, until
+	e.state, e.lease, e.holder, e.due, e.until, e.extended, e.cancelled = lent, id, holder, due, until, false, false
 	if e.firstLent == 0 {
 		e.firstLent = max(now, 1)
 	}
@@ -235,7 +319,7 @@ func (t *Tracker) lend(e *entry, id ID, holder *Attachment, now, due, until time
 
 // extend moves the end of e's lease.
 func (t *Tracker) extend(e *entry, due time.Duration) {
-	e.due = min(due, e.until)
+	e.due, e.extended = min(due, e.until), true
 	t.timers.set(e)
 }
 
@@ -246,26 +330,32 @@ func (t *Tracker) settle(e *entry) {
 	t.countAttempts(e, -1)
 	t.unsettled--
 	t.bytes -= int64(e.size)
-	e.state, e.record, e.failure = settled, nil, ""
-	if e.lane != 0 {
-		if e.behind != nil {
-			t.lanes[e.lane] = e.behind
-			t.makeReady(e.behind)
-			e.behind = nil
-		} else {
-			delete(t.lanes, e.lane)
-			delete(t.tails, e.lane)
-		}
+	if e.state != moving {
+		t.leaveLane(e)
 	}
+	e.state, e.record, e.story = settled, nil, nil
 	t.runsEnd = max(t.runsEnd, e.to)
 	t.mergeRun(e)
 	t.trim()
 }
 
+// leaveLane takes e, the first of its lane, out of it and lets the next begin.
+func (t *Tracker) leaveLane(e *entry) {
+	switch {
+	case e.lane == 0:
+	case e.behind != nil:
+		t.begin(e.behind)
+		e.behind = nil
+	default:
+		delete(t.tails, e.lane)
+	}
+}
+
 // retryAt lends e again once due has come.
 func (t *Tracker) retryAt(e *entry, due time.Duration, why string) {
 	t.unlend(e)
-	e.state, e.due, e.failure = waiting, due, why
+	e.state, e.due = waiting, due
+	e.tell().failure = why
 	t.timers.set(e)
 }
 
@@ -274,7 +364,8 @@ func (t *Tracker) retryAt(e *entry, due time.Duration, why string) {
 func (t *Tracker) bury(e *entry, why string) {
 	t.unlend(e)
 	t.timers.clear(e)
-	e.state, e.failure = burying, why
+	e.state = burying
+	e.tell().failure = why
 }
 
 func (t *Tracker) unlend(e *entry) {
@@ -297,6 +388,7 @@ func (t *Tracker) unlendUnseen(e *entry) {
 // wake makes an entry ready whose retry has come due.
 func (t *Tracker) wake(e *entry) {
 	t.timers.clear(e)
+	e.due = 0
 	t.makeReady(e)
 }
 

@@ -3,6 +3,7 @@ package delivery
 import (
 	"flag"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/postern-dev/postern/event"
 )
+
+var seed = maphash.MakeSeed()
 
 var rewrite = flag.Bool("rewrite", false, "write what the tracker scripts really answer; read the diff before committing it")
 
@@ -72,7 +75,7 @@ func (s *script) run(words []string) string {
 		if err := s.order.UnmarshalText([]byte(words[1])); err != nil {
 			s.t.Fatal(err)
 		}
-		s.tracker = newTracker(s.order, s.number(words[2]), progress{base: s.number(words[2])})
+		s.tracker = newTracker(s.order, s.number(words[2]), progress{base: s.number(words[2])}, seed)
 	case "offer": // offer OFFSET:KEY ...; a key of - is none
 		for _, w := range words[1:] {
 			at, key, _ := strings.Cut(w, ":")
@@ -134,7 +137,7 @@ func (s *script) run(words []string) string {
 		if err != nil && metadata != "" {
 			s.t.Fatal(err)
 		}
-		s.tracker = newTracker(s.order, offset, p)
+		s.tracker = newTracker(s.order, offset, p, seed)
 	case "holds":
 		say("unsettled %d lent %d bytes %d runs %d", s.tracker.unsettled, s.tracker.lent, s.tracker.bytes, s.tracker.runs)
 	default:
@@ -167,8 +170,8 @@ func (s *script) find(w string) *entry {
 // and restarts, beside a model that only remembers what must hold.
 func TestTrackerNeverSkipsForgetsOrReordersWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{order: Order(rapid.IntRange(0, 2).Draw(t, "order")), settled: map[int64]bool{}, attempts: map[int64]int32{}}
-		m.tracker = newTracker(m.order, 0, progress{})
+		m := &model{order: Order(rapid.IntRange(0, 2).Draw(t, "order")), settled: map[int64]bool{}, attempts: map[int64]int16{}}
+		m.tracker = newTracker(m.order, 0, progress{}, seed)
 		for range rapid.IntRange(1, 400).Draw(t, "steps") {
 			m.step(t)
 			m.check(t)
@@ -182,7 +185,7 @@ type model struct {
 	log      []*event.Record // everything the partition holds, in order
 	read     int             // how far the current owner has read
 	settled  map[int64]bool
-	attempts map[int64]int32
+	attempts map[int64]int16
 	now      time.Duration
 	id       ID
 }
@@ -252,7 +255,7 @@ func (m *model) step(t *rapid.T) {
 			t.Fatalf("own metadata: %v", err)
 		}
 		p.base = offset
-		m.tracker = newTracker(m.order, offset, p)
+		m.tracker = newTracker(m.order, offset, p, seed)
 		m.read = slices.IndexFunc(m.log, func(r *event.Record) bool { return r.Offset >= offset })
 		if m.read < 0 {
 			m.read = len(m.log)
@@ -334,7 +337,7 @@ func (m *model) check(t *rapid.T) {
 // TestMetadataStaysWithinKafkasLimitWhenEverySecondEventIsSettled is the worst
 // case for runs: what is lent must be held back before the text grows too long.
 func TestMetadataStaysWithinKafkasLimitWhenEverySecondEventIsSettled(t *testing.T) {
-	tracker := newTracker(OrderNone, 0, progress{})
+	tracker := newTracker(OrderNone, 0, progress{}, seed)
 	for i := range int64(200_000) {
 		tracker.offer(&event.Record{Offset: i, Value: []byte("v")})
 	}
@@ -374,7 +377,7 @@ func TestMetadataStaysWithinKafkasLimitWhenEverySecondEventIsSettled(t *testing.
 // holds lending back again and again.
 func TestManyKeysWithManyOutstandingNeverStopForGood(t *testing.T) {
 	const events = 60_000
-	tracker := newTracker(OrderKey, 0, progress{})
+	tracker := newTracker(OrderKey, 0, progress{}, seed)
 	for i := range int64(events) {
 		tracker.offer(&event.Record{Offset: i, Key: fmt.Append(nil, i*i%3000), Value: []byte("v")})
 	}
@@ -405,7 +408,7 @@ func TestManyKeysWithManyOutstandingNeverStopForGood(t *testing.T) {
 func BenchmarkTrackerOfferLendSettle(b *testing.B) {
 	for _, outstanding := range []int{1, 1_000, 10_000, 100_000} {
 		b.Run(strconv.Itoa(outstanding), func(b *testing.B) {
-			tracker := newTracker(OrderKey, 0, progress{})
+			tracker := newTracker(OrderKey, 0, progress{}, seed)
 			keys := make([][]byte, 10_000)
 			for i := range keys {
 				keys[i] = []byte(strconv.Itoa(i))

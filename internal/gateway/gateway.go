@@ -39,6 +39,7 @@ type Gateway struct {
 	telemetry *telemetry.Telemetry
 	kafka     *broker.Client
 	producer  *broker.Producer
+	mover     *broker.Mover
 	queues    *delivery.Queues
 	server    *server.Server
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
@@ -98,7 +99,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 		Tracer: g.telemetry.Tracer, Root: g.telemetry.Root, Sample: g.telemetry.Sample, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
 		RatePerMinute: int(60 * g.config.Limits.PerIdentity.RequestsPerSecond),
 	})
-	g.queues = delivery.NewQueues(instance, g.kafka, g.producer, g.log, g.telemetry.Meter)
+	g.mover = g.kafka.NewMover()
+	g.queues = delivery.NewQueues(instance, g.kafka, g.mover, g.config.TopicsPrefix, g.log, g.telemetry.Meter)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
 	subscriber := subscribe.NewServer(g.queues, g.config, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
 
@@ -187,6 +189,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stopWork()
 	work.Wait()
 	g.producer.Close()
+	g.mover.Close()
 	g.kafka.Close()
 	if err := g.telemetry.Stop(stopping); err != nil {
 		g.log.Warn("telemetry was not sent to the end", "error", err)

@@ -141,7 +141,7 @@ func moved(topic string, partition int32, r *event.Record, a arrival) *event.Rec
 	}
 	put(event.MoveAttempts, strconv.Itoa(a.attempts))
 	if !a.due.IsZero() {
-		put(event.MoveDue, strconv.FormatInt(a.due.UnixMilli(), 10))
+		put(event.MoveDue, strconv.FormatInt(a.due.Add(time.Millisecond-1).UnixMilli(), 10)) // never early
 	}
 	if !a.first.IsZero() {
 		put(event.MoveFirstAttempt, strconv.FormatInt(a.first.UnixMilli(), 10))

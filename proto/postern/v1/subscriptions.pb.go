@@ -1241,19 +1241,24 @@ func (x *DeadLetter) GetTopic() string {
 // `cel` is an expression of the Common Expression Language that gives a bool.
 // It sees
 //
-//	event     map: the CloudEvents attributes that are there, by name
-//	          (event.type, event.subject, event.time as a timestamp, extensions)
-//	headers   map: the record's other headers, the last value of each name, as text
-//	key       bytes: the record key, empty without one; string(key) reads text
-//	topic, partition, offset, timestamp
-//	data      the data as JSON, read when it is first used
-//	bytes     the data as bytes
+//	event     the CloudEvents attributes: event.type, event.subject, event.region;
+//	          event.time is a timestamp, the others are text. One that is not there
+//	          reads as empty; has(event.subject) tells the difference
+//	headers   the record's other headers by name, as text, the last of each name
+//	key       the record key as bytes, empty without one; string(key) reads text
+//	data      the data as JSON, read when it is first asked for
+//	raw       the data as bytes
+//	topic, partition, offset, appended (the record's timestamp)
 //
-// for example `event.type == "order.created" && data.total > 100.0`. A field that
-// is not there is an error, unless asked for with has(); see on_filter_error.
+// for example `event.type == "order.created" && data.total > 100`. A header or a
+// field of the data that is not there is an error, unless it is asked for first
+// ("x-trace" in headers, has(data.total)) or optionally (data.?total.orValue(0)); so
+// is data that is no JSON. What becomes of such an event, on_filter_error says. An
+// expression is checked when it is declared, and its work on an event is bounded.
 //
 // The others are the dialects of the CloudEvents Subscriptions API, with its
-// JSON. An attribute that an event lacks matches nothing.
+// JSON. An attribute that an event lacks matches nothing, and a record that is
+// no CloudEvent has none.
 type Filter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 8 KiB.

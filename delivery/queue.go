@@ -21,6 +21,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,52 @@ type Options struct {
 	Lease           time.Duration
 	Retry           Retry
 	DeadLetterTopic string
+	// Filter passes the events that are delivered; nil passes all. FilterErrors
+	// says what becomes of one that it cannot judge.
+	Filter       Filter
+	FilterErrors FilterErrors
+	// SidePrefix begins the names of the topics for events that must wait (side.go).
+	SidePrefix string
+}
+
+// Filter decides whether an event is a subscription's. Safe for concurrent use.
+type Filter interface {
+	Match(*event.Record) (bool, error)
+	String() string // equal for filters that are the same
+}
+
+// FilterErrors says what becomes of an event that the filter fails on.
+type FilterErrors uint8
+
+const (
+	FilterDeadLetters FilterErrors = iota // dead-lettered with the error
+	FilterSkips                           // as one that does not match
+)
+
+// same reports whether a and b say the same.
+func (o Options) same(p Options) bool { return len(o.differences(p)) == 0 }
+
+// differences names the options that differ.
+func (o Options) differences(p Options) []string {
+	var names []string
+	if text(o.Filter) != text(p.Filter) {
+		names = append(names, "Filter")
+	}
+	o.Filter, p.Filter = nil, nil
+	a, b := reflect.ValueOf(o), reflect.ValueOf(p)
+	for i := range a.NumField() {
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			names = append(names, a.Type().Field(i).Name)
+		}
+	}
+	return names
+}
+
+func text(f Filter) string {
+	if f == nil {
+		return ""
+	}
+	return f.String()
 }
 
 // Defaults and limits of a queue. Each buffer has its byte limit here.

@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"log/slog"
-	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,10 +91,10 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 			}
 			return r.queue, nil
 		}
-		if !reflect.DeepEqual(r.queue.options, o) {
+		if differ := r.queue.options.differences(o); len(differ) > 0 {
 			qs.mu.Unlock()
 			return nil, fault.New(fault.SubscriptionMismatch,
-				"subscription %s is open with other settings (%s): open it with the same, or only by its name", o.Name, difference(r.queue.options, o))
+				"subscription %s is open with other settings (%s): open it with the same, or only by its name", o.Name, strings.Join(differ, ", "))
 		}
 		r.users++
 		if r.linger != nil {
@@ -113,21 +113,6 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 		}
 		// The one who opened it failed, perhaps by its own deadline: try ourselves.
 	}
-}
-
-// difference names the options that differ, for people.
-func difference(a, b Options) string {
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	names := ""
-	for i := range va.NumField() {
-		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
-			if names != "" {
-				names += ", "
-			}
-			names += va.Type().Field(i).Name
-		}
-	}
-	return names
 }
 
 // Running gives the queue called name if it is open here.

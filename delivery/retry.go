@@ -19,7 +19,51 @@ type Retry struct {
 	// Schedule lists the waits before the second, third, ... attempt instead;
 	// max_attempts is then its length plus one.
 	Schedule []time.Duration `yaml:"schedule"`
+	// HoldLimit is the longest wait that is spent in memory; an event that must wait
+	// longer goes to a topic of the subscription's own meanwhile. 1s to 10m. Default 60s.
+	HoldLimit time.Duration `yaml:"hold_limit"`
+	// MaxBlock is how long after its first attempt an event is dead-lettered whatever
+	// attempts are left. Default 24h, and no less than the waits together.
+	MaxBlock time.Duration `yaml:"max_block"`
+	// OnBlock says what becomes of the events behind one that waits, where an order
+	// is kept: wait (default) or move_on.
+	OnBlock OnBlock `yaml:"on_block"`
 }
+
+// OnBlock says whether events behind a failing one of their lane wait for it.
+type OnBlock uint8
+
+const (
+	Wait   OnBlock = iota // the order is kept, however long it takes
+	MoveOn                // after the hold limit the others go on without it
+)
+
+// MarshalText writes wait or move_on.
+func (b OnBlock) MarshalText() ([]byte, error) {
+	if b == MoveOn {
+		return []byte("move_on"), nil
+	}
+	return []byte("wait"), nil
+}
+
+// UnmarshalText reads wait or move_on.
+func (b *OnBlock) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "wait":
+		*b = Wait
+	case "move_on":
+		*b = MoveOn
+	default:
+		return fmt.Errorf("%q is not offered: use wait or move_on", text)
+	}
+	return nil
+}
+
+const (
+	defaultHoldLimit = time.Minute
+	maxHoldLimit     = 10 * time.Minute
+	defaultMaxBlock  = 24 * time.Hour
+)
 
 // jitter spreads retries by this share in both directions, so that events
 // that failed together do not come back together.
@@ -38,6 +82,16 @@ func (r Retry) WithDefaults() Retry {
 	}
 	if r.MaxBackoff == 0 {
 		r.MaxBackoff = max(10*time.Minute, r.MinBackoff)
+	}
+	if r.HoldLimit == 0 {
+		r.HoldLimit = defaultHoldLimit
+	}
+	if r.MaxBlock == 0 {
+		waits := time.Duration(0)
+		for attempt := 1; attempt < r.MaxAttempts; attempt++ {
+			waits += r.Delay(attempt, 1)
+		}
+		r.MaxBlock = max(defaultMaxBlock, 2*waits)
 	}
 	return r
 }
@@ -59,6 +113,12 @@ func (r Retry) Validate() []error {
 	}
 	if len(r.Schedule) > 0 && r.MaxAttempts != 0 && r.MaxAttempts != len(r.Schedule)+1 {
 		bad("max_attempts", "%d contradicts the schedule of %d waits: leave it out", r.MaxAttempts, len(r.Schedule))
+	}
+	if r.HoldLimit != 0 && (r.HoldLimit < time.Second || r.HoldLimit > maxHoldLimit) {
+		bad("hold_limit", "%s is out of range: 1s to %s", r.HoldLimit, maxHoldLimit)
+	}
+	if r.MaxBlock != 0 && r.MaxBlock < time.Second {
+		bad("max_block", "%s is out of range: at least 1s", r.MaxBlock)
 	}
 	for i, d := range r.Schedule {
 		if d < 0 {

@@ -41,7 +41,7 @@ const (
 // carries two sets, the last one being the latest.
 const (
 	DeadLetterVersion      = "postern-dead-letter-version"       // format of this set: "1"
-	DeadLetterReason       = "postern-dead-letter-reason"        // rejected | attempts_exhausted | undecodable | filter_error
+	DeadLetterReason       = "postern-dead-letter-reason"        // rejected | attempts_exhausted | blocked_too_long | undecodable | filter_error
 	DeadLetterDetail       = "postern-dead-letter-detail"        // excerpt of the last failure, at most 4 KiB
 	DeadLetterAttempts     = "postern-dead-letter-attempts"      // how often it was lent, decimal
 	DeadLetterFirstAttempt = "postern-dead-letter-first-attempt" // RFC 3339; absent when unknown after a restart
@@ -51,6 +51,22 @@ const (
 	DeadLetterPartition    = "postern-dead-letter-partition" // decimal
 	DeadLetterOffset       = "postern-dead-letter-offset"    // decimal
 	DeadLetterTimestamp    = "postern-dead-letter-timestamp" // the record's own timestamp, RFC 3339
+)
+
+// Headers of a record that a subscription has moved to a side topic of its own
+// (a delay tier or the park). They are appended after the record's own headers,
+// MoveVersion first, and taken off again before the event is delivered.
+const (
+	MoveVersion      = "postern-move-version" // format of this set: "1"; everything from here on is ours
+	MoveTopic        = "postern-move-topic"   // where it came from
+	MovePartition    = "postern-move-partition"
+	MoveOffset       = "postern-move-offset"
+	MoveTimestamp    = "postern-move-timestamp"     // the record's own timestamp, Unix milliseconds
+	MoveOwner        = "postern-move-owner"         // which assignment wrote it
+	MoveAttempts     = "postern-move-attempts"      // how often it was lent
+	MoveDue          = "postern-move-due"           // not before, Unix milliseconds; absent: at once
+	MoveFirstAttempt = "postern-move-first-attempt" // Unix milliseconds; absent: never lent
+	MoveFailure      = "postern-move-failure"       // excerpt of the last failure, at most 1 KiB
 )
 
 // ValidAttribute reports whether name may be a CloudEvents attribute's.

@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -181,8 +182,14 @@ func (s *Server) resolve(ctx context.Context, open *posternv1.Open) (delivery.Op
 		return delivery.Options{}, fault.New(fault.InvalidArgument, "open names two subscriptions, %q and inline %q: give one", open.GetSubscription(), inline.GetName()).
 			Field("open.inline.name", "differs from open.subscription")
 	}
-	spec := subscription.FromProto(inline)
-	if err := spec.Validate(); err != nil {
+	spec, err := subscription.FromProto(inline)
+	if err == nil {
+		spec, err = spec.Compiled()
+	}
+	if err == nil && spec.Webhook != nil {
+		err = errors.New("a webhook is declared in the configuration or created, never opened")
+	}
+	if err != nil {
 		return delivery.Options{}, fault.New(fault.InvalidArgument, "the inline subscription is wrong: %w", err).Field("open.inline", "%v", err)
 	}
 	who := authz.FromContext(ctx)

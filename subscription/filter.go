@@ -221,7 +221,7 @@ func newAttributes(pairs map[string]string, test func([]byte, string) bool) attr
 func (a attributes) match(e *view) (bool, error) {
 	for i, name := range a.names {
 		var value []byte
-		ok := false
+		var ok bool
 		if name == "specversion" {
 			value, ok = []byte(event.SpecVersion), e.attributes.CloudEvent
 		} else {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"time"
 
 	"github.com/postern-dev/postern/broker"
@@ -39,6 +40,9 @@ type Config struct {
 	Subscriptions []subscription.Spec `yaml:"subscriptions"`
 	// Telemetry says where logs, metrics and traces go.
 	Telemetry telemetry.Options `yaml:"telemetry"`
+	// TopicsPrefix begins the names of the topics that the gateway keeps for itself,
+	// for Kafka's access rules. Default "_postern.".
+	TopicsPrefix string `yaml:"topics_prefix"`
 	// DrainTimeout bounds an orderly stop. Default 25s.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 }
@@ -59,7 +63,10 @@ type TopicRule struct {
 	Schema schema.Rules `yaml:"schema"`
 }
 
-const defaultDrain = 25 * time.Second
+const (
+	defaultDrain        = 25 * time.Second
+	defaultTopicsPrefix = "_postern."
+)
 
 // WithDefaults returns c with empty settings filled in.
 func (c Config) WithDefaults() Config {
@@ -68,6 +75,9 @@ func (c Config) WithDefaults() Config {
 	c.Kafka.MaxEventBytes = c.Publish.MaxEventBytes
 	for _, t := range c.Topics {
 		c.Kafka.MaxEventBytes = max(c.Kafka.MaxEventBytes, t.Publish.MaxEventBytes)
+	}
+	if c.TopicsPrefix == "" {
+		c.TopicsPrefix = defaultTopicsPrefix
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrain
@@ -90,6 +100,9 @@ func (c Config) Validate() error {
 	}
 	if m := c.Authz.Mode; m != "" && m != "loopback" && m != "open" {
 		bad("authz.mode", "%q is not offered: use loopback or open", m)
+	}
+	if c.TopicsPrefix != "" && !legalPrefix.MatchString(c.TopicsPrefix) {
+		bad("topics_prefix", "%q cannot begin a topic's name: use at most 40 letters, digits, dots, dashes and underscores", c.TopicsPrefix)
 	}
 	if c.DrainTimeout < 0 {
 		bad("drain_timeout", "it cannot be negative")
@@ -115,6 +128,8 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+var legalPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,40}$`)
 
 // PublishRules are the topic rules as publishing reads them.
 func (c Config) PublishRules() []publish.TopicRules {

@@ -801,7 +801,10 @@ type Subscription struct {
 	SeekEpoch uint64 `protobuf:"varint,20,opt,name=seek_epoch,json=seekEpoch,proto3" json:"seek_epoch,omitempty"`
 	// Why this gateway does not serve it: it was written by a newer Postern, or
 	// contradicts what the gateway's file declares. Empty when it does.
-	Problem       string `protobuf:"bytes,21,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,21,opt,name=problem,proto3" json:"problem,omitempty"`
+	// What is odd about it, though it is served: another gateway's file, or the API,
+	// declares it otherwise.
+	Note          string `protobuf:"bytes,22,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -983,6 +986,13 @@ func (x *Subscription) GetProblem() string {
 	return ""
 }
 
+func (x *Subscription) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 // Start is where a subscription or a tail begins.
 type Start struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1098,11 +1108,10 @@ type RetryPolicy struct {
 	// third, and so on. Its length plus one is then max_attempts.
 	Schedule []*durationpb.Duration `protobuf:"bytes,4,rep,name=schedule,proto3" json:"schedule,omitempty"`
 	// The longest wait that is held in the gateway's memory; an event with a longer
-	// one is set aside in Kafka. Default 60 s.
+	// one is set aside in Kafka. 1 s to 10 min, default 60 s.
 	HoldLimit *durationpb.Duration `protobuf:"bytes,5,opt,name=hold_limit,json=holdLimit,proto3" json:"hold_limit,omitempty"`
-	// How long an event may keep its key (or partition) waiting, from its first
-	// attempt on; then it is dead-lettered, whatever attempts it has left. Default
-	// 24 h; for on_block WAIT.
+	// How long after its first attempt an event is dead-lettered, whatever attempts
+	// are left. Default 24 h, or twice all its waits where that is longer.
 	MaxBlock *durationpb.Duration `protobuf:"bytes,6,opt,name=max_block,json=maxBlock,proto3" json:"max_block,omitempty"`
 	// What the next event of a key does while one before it waits for a later attempt.
 	OnBlock       OnBlock `protobuf:"varint,7,opt,name=on_block,json=onBlock,proto3,enum=postern.v1.OnBlock" json:"on_block,omitempty"`
@@ -1375,16 +1384,14 @@ type Webhook struct {
 	// Where to post: https://host/path.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	// The keys that sign each request (whsec_...), several side by side while one is
-	// replaced by the next. Not shown: an answer has as many as there are, empty. An
-	// update that names `webhook` and leaves them out keeps those that are there.
+	// replaced by the next.
 	Secrets []*SecretReference `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	Mode    WebhookMode        `protobuf:"varint,3,opt,name=mode,proto3,enum=postern.v1.WebhookMode" json:"mode,omitempty"`
 	// Bounds one attempt. Default 30 s, at most 10 min.
 	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// How many requests may be under way. Default 64.
 	Concurrency int32 `protobuf:"varint,5,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// Sent with each request, for example Authorization. Values are not shown, as
-	// those of `secrets`.
+	// Sent with each request, for example Authorization.
 	Headers map[string]*SecretReference `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Permits a plain http: URL. This and the two below are allowed only as far as
 	// the gateway's configuration allows them to the API (`subscriptions_api`).
@@ -1495,7 +1502,8 @@ func (x *Webhook) GetAllowCidrs() []string {
 type SecretReference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A file of the folder `<subscriptions_api.secrets_dir>/<subscription>` at every
-	// gateway. It is read when the webhook starts, and again when it changes.
+	// gateway. It is read when the webhook starts. Empty in an answer for a secret of
+	// a configuration file.
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4172,7 +4180,7 @@ var File_postern_v1_subscriptions_proto protoreflect.FileDescriptor
 const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\n" +
 	"\x1epostern/v1/subscriptions.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\xe4\b\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\xf8\b\n" +
 	"\fSubscription\x12@\n" +
 	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^[a-z0-9]([a-z0-9.-]{0,98}[a-z0-9])?$R\x04name\x12?\n" +
 	"\x06topics\x18\x02 \x03(\tB'\xbaH$\x92\x01!\x10d\x18\x01\"\x1br\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x06topics\x12/\n" +
@@ -4202,7 +4210,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x06paused\x18\x13 \x01(\bR\x06paused\x12\x1d\n" +
 	"\n" +
 	"seek_epoch\x18\x14 \x01(\x04R\tseekEpoch\x12\x18\n" +
-	"\aproblem\x18\x15 \x01(\tR\aproblem\x1a9\n" +
+	"\aproblem\x18\x15 \x01(\tR\aproblem\x12\x12\n" +
+	"\x04note\x18\x16 \x01(\tR\x04note\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
@@ -4220,7 +4229,7 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"maxBackoff\x12@\n" +
 	"\bschedule\x18\x04 \x03(\v2\x19.google.protobuf.DurationB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\bschedule\x12I\n" +
 	"\n" +
-	"hold_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\tholdLimit\x12I\n" +
+	"hold_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\xd8\x042\x02\b\x01R\tholdLimit\x12I\n" +
 	"\tmax_block\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\bmaxBlock\x128\n" +
 	"\bon_block\x18\a \x01(\x0e2\x13.postern.v1.OnBlockB\b\xbaH\x05\x82\x01\x02\x10\x01R\aonBlock\"B\n" +
 	"\n" +

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,11 +19,10 @@ import (
 // Ledger is a small state that all instances share: a compacted topic of one
 // partition, which everyone reads as a whole and one at a time writes.
 //
-// A write is a transaction of one record under one transactional id, the topic's
-// name. Beginning one fences whoever was about to write: Kafka aborts what they
+// A write is a transaction under one transactional id, the topic's name. Beginning one fences whoever was about to write: Kafka aborts what they
 // have begun, and refuses what they send from then on. After that the topic is
 // read to its end, so that the writer decides by all that was ever written, and
-// the record is committed only if nobody else has begun meanwhile. So writers are
+// its records are committed only if nobody else has begun meanwhile. So writers are
 // in one order, Kafka's, and none overwrites what it has not seen. A loser leaves
 // nothing behind: compaction, which keeps the last record of a key, keeps a winner.
 // (An optimistic write with the losers ignored by its readers would not survive it.)
@@ -34,19 +34,14 @@ type Ledger struct {
 	next   int64         // every offset below was taken by Follow
 	exists bool          // as far as Follow knows
 	moved  chan struct{} // closed and replaced when next changes
-	recent []written     // the writes taken last, ours and others'
+	recent []string      // the writes taken last, ours and others'
+	ended  chan struct{} // closed when Follow has ended
 	writes chan struct{} // one slot: this instance's writers do not fence one another
-}
-
-// written is a write that was taken.
-type written struct {
-	id     string
-	offset int64
 }
 
 // Ledger gives the ledger that topic is.
 func (c *Client) Ledger(topic string) *Ledger {
-	return &Ledger{client: c, topic: topic, moved: make(chan struct{}), writes: make(chan struct{}, 1)}
+	return &Ledger{client: c, topic: topic, moved: make(chan struct{}), ended: make(chan struct{}), writes: make(chan struct{}, 1)}
 }
 
 const (
@@ -74,11 +69,12 @@ type LedgerReader interface {
 	CaughtUp()
 }
 
-// Follow reads the ledger from its beginning until ctx ends. It waits out what
+// Follow reads the ledger from its beginning until ctx ends, once. It waits out what
 // passes by itself (Kafka is away, the topic is not there yet) and tells it to
 // trouble; what it returns is for people to mend: KAFKA_NOT_AUTHORIZED, or a topic
 // that cannot be a ledger.
 func (l *Ledger) Follow(ctx context.Context, to LedgerReader, trouble func(error)) error {
+	defer close(l.ended)
 	var id [16]byte
 	reading, caughtUp, missing := false, false, time.Time{}
 	for ctx.Err() == nil {
@@ -156,7 +152,7 @@ func (l *Ledger) restart(next int64) {
 const recentWrites = 256
 
 // advance notes that all below next is taken, and wakes who waits for it.
-func (l *Ledger) advance(next int64, more []written) {
+func (l *Ledger) advance(next int64, more []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.recent = append(l.recent, more...)
@@ -206,7 +202,7 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) error {
 		if ctx.Err() != nil || fetches.IsClientClosed() {
 			return nil
 		}
-		var more []written
+		var more []string
 		fetches.EachRecord(func(k *kgo.Record) {
 			next = k.Offset + 1
 			if k.Attrs.IsControl() {
@@ -214,7 +210,7 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) error {
 			}
 			r := fromRecord(k)
 			if id, ok := r.Header(ledgerWrite); ok {
-				more = append(more, written{string(id), r.Offset})
+				more = append(more, string(id))
 			}
 			to.Take(r)
 		})
@@ -236,6 +232,8 @@ func (l *Ledger) await(ctx context.Context, end int64) error {
 		}
 		select {
 		case <-moved:
+		case <-l.ended:
+			return fault.New(fault.ShuttingDown, "%s is not read any more", l.topic)
 		case <-ctx.Done():
 			return fault.New(fault.BrokerUnavailable, "%s could not be read to its end in time: %w", l.topic, ctx.Err())
 		}
@@ -243,26 +241,26 @@ func (l *Ledger) await(ctx context.Context, end int64) error {
 }
 
 // Write makes one change. decide is called when everything written before is
-// taken, and gives the record (its topic and partition are the ledger's), or nil
-// when there is nothing to change; it may be called again when others write at
-// the same time. Write returns when Follow has taken the record, with its position.
-func (l *Ledger) Write(ctx context.Context, decide func() (*event.Record, error)) (event.Position, error) {
+// taken, and gives the records (their topic and partition are the ledger's), or
+// none when there is nothing to change; it may be called again when others write
+// at the same time. Write returns when Follow has taken the records.
+func (l *Ledger) Write(ctx context.Context, decide func() ([]*event.Record, error)) error {
 	select {
 	case l.writes <- struct{}{}:
 		defer func() { <-l.writes }()
 	case <-ctx.Done():
-		return event.Position{}, fault.Of(ctx.Err())
+		return fault.Of(ctx.Err())
 	}
 	unanswered := ""
 	for try := 1; ; try++ {
-		at, again, err := l.writeOnce(ctx, decide, &unanswered)
+		again, err := l.writeOnce(ctx, decide, &unanswered)
 		if err == nil || !again || try == ledgerTries || ctx.Err() != nil {
-			return at, l.rights(err)
+			return l.rights(err)
 		}
 		select { // others get their turn; each waits differently long
 		case <-time.After(time.Duration(float64(min(try, 5)) * 10 * float64(time.Millisecond) * (1 + random()))):
 		case <-ctx.Done():
-			return at, err
+			return err
 		}
 	}
 }
@@ -280,17 +278,17 @@ const ledgerWrite = "postern-write"
 
 // writeOnce tries once; again says whether another try makes sense. unanswered
 // names a write of an earlier try of which Kafka has not said whether it is there.
-func (l *Ledger) writeOnce(ctx context.Context, decide func() (*event.Record, error), unanswered *string) (at event.Position, again bool, err error) {
+func (l *Ledger) writeOnce(ctx context.Context, decide func() ([]*event.Record, error), unanswered *string) (again bool, err error) {
 	// A caller who leaves must not leave an open transaction, which would hide what
 	// others write until Kafka ends it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transactionWork)
 	defer cancel()
 	if err := l.create(ctx); err != nil {
-		return at, false, err
+		return false, err
 	}
 	client, err := l.fence(ctx)
 	if err != nil {
-		return at, fault.KindOf(err) == fault.KindUnavailable || fault.KindOf(err) == fault.KindUnknown, notStored(err)
+		return fault.KindOf(err) == fault.KindUnavailable || fault.KindOf(err) == fault.KindUnknown, notStored(err)
 	}
 	defer client.Close()
 	ranges, err := l.client.Ranges(ctx, l.topic)
@@ -298,48 +296,46 @@ func (l *Ledger) writeOnce(ctx context.Context, decide func() (*event.Record, er
 		err = l.await(ctx, ranges[0].End)
 	}
 	if err != nil {
-		return at, false, err
+		return false, err
 	}
-	if offset, ok := l.find(*unanswered); ok {
-		return event.Position{Topic: l.topic, Offset: offset}, false, nil
+	if l.taken(*unanswered) {
+		return false, nil
 	}
 	*unanswered = "" // fenced: it will never be there
-	record, err := decide()
-	if err != nil || record == nil {
-		return at, false, err
+	records, err := decide()
+	if err != nil || len(records) == 0 {
+		return false, err
 	}
 	if err := client.BeginTransaction(); err != nil {
-		return at, true, toFault(err, "write "+l.topic)
+		return true, toFault(err, "write "+l.topic)
 	}
-	k := &kgo.Record{}
-	fillRecord(k, record)
 	id := rand.Text()
-	k.Topic, k.Partition = l.topic, 0
-	k.Headers = append(k.Headers, kgo.RecordHeader{Key: ledgerWrite, Value: []byte(id)})
-	if err := client.ProduceSync(ctx, k).FirstErr(); err != nil {
+	batch := make([]*kgo.Record, len(records))
+	for i, r := range records {
+		batch[i] = &kgo.Record{}
+		fillRecord(batch[i], r)
+		batch[i].Topic, batch[i].Partition = l.topic, 0
+		batch[i].Headers = append(batch[i].Headers, kgo.RecordHeader{Key: ledgerWrite, Value: []byte(id)})
+	}
+	if err := client.ProduceSync(ctx, batch...).FirstErr(); err != nil {
 		l.abort(ctx, client)
-		return at, !terminal(err), notStored(toFault(err, "write "+l.topic))
+		return !terminal(err), notStored(toFault(err, "write "+l.topic))
 	}
 	if err := client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		if definitely(err) { // fenced: somebody else began
-			return at, true, notStored(toFault(err, "write "+l.topic))
+			return true, notStored(toFault(err, "write "+l.topic))
 		}
 		*unanswered = id
-		return at, true, fault.New(fault.OutcomeUnknown, "the change of %s may or may not be made, Kafka's answer was lost: look, and make it again (%w)", l.topic, err)
+		return true, fault.New(fault.OutcomeUnknown, "the change of %s may or may not be made, Kafka's answer was lost: look, and make it again (%w)", l.topic, err)
 	}
-	return event.Position{Topic: l.topic, Offset: k.Offset}, false, l.await(ctx, k.Offset+1)
+	return false, l.await(ctx, batch[len(batch)-1].Offset+1)
 }
 
-// find looks for a write by its id.
-func (l *Ledger) find(id string) (int64, bool) {
+// taken reports whether the write called id is there.
+func (l *Ledger) taken(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, w := range l.recent {
-		if id != "" && w.id == id {
-			return w.offset, true
-		}
-	}
-	return 0, false
+	return id != "" && slices.Contains(l.recent, id)
 }
 
 // abort ends a transaction that is not to be. Where that fails the next writer
@@ -400,6 +396,8 @@ func (l *Ledger) create(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			return err
+		case <-l.ended:
 			return err
 		case <-time.After(50 * time.Millisecond):
 		}

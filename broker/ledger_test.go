@@ -88,7 +88,9 @@ func (p *pages) awaitCaughtUp(t *testing.T) {
 
 func (p *pages) put(t *testing.T, key, value string) {
 	t.Helper()
-	if _, err := p.ledger.Write(t.Context(), func() (*event.Record, error) { return &event.Record{Key: []byte(key), Value: []byte(value)}, nil }); err != nil {
+	if err := p.ledger.Write(t.Context(), func() ([]*event.Record, error) {
+		return []*event.Record{{Key: []byte(key), Value: []byte(value)}}, nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -130,9 +132,9 @@ func TestNoWriterOverwritesWhatItHasNotSeen(t *testing.T) {
 		group.Go(func() {
 			for range each {
 				for {
-					_, err := p.ledger.Write(t.Context(), func() (*event.Record, error) {
+					err := p.ledger.Write(t.Context(), func() ([]*event.Record, error) {
 						n, _ := strconv.Atoi(p.get("count"))
-						return &event.Record{Key: []byte("count"), Value: []byte(strconv.Itoa(n + 1))}, nil
+						return []*event.Record{{Key: []byte("count"), Value: []byte(strconv.Itoa(n + 1))}}, nil
 					})
 					if err == nil {
 						break

@@ -33,7 +33,7 @@ var table = map[string][]string{
 	"delivery":             {"broker", "event", "fault", "internal/setting"},
 	"delivery/webhook":     {"delivery", "event", "fault", "internal/setting"},
 	"publish":              {"authz", "broker", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1", "schema"},
-	"subscription":         {"broker", "delivery", "delivery/webhook", "event", "internal/setting", "proto/postern/v1"},
+	"subscription":         {"authz", "broker", "delivery", "delivery/webhook", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"subscribe":            {"authz", "delivery", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "subscription"},
 	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1"},
 	"internal/server":      {"authz", "fault", "internal/setting", "internal/wire"},

@@ -30,6 +30,8 @@ const (
 	Subscribe Verb = "subscribe"
 	Tail      Verb = "tail"
 	Describe  Verb = "describe"
+	// Manage is to create, change, delete, pause, seek and redrive a subscription.
+	Manage Verb = "manage"
 )
 
 // Policy decides. The zero Policy denies everything.

@@ -339,7 +339,9 @@ func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*even
 }
 
 // reads reports whether topic is one of the group's own.
-func (consumer *Consumer) reads(topic string) bool { return slices.Contains(consumer.options.Topics, topic) }
+func (consumer *Consumer) reads(topic string) bool {
+	return slices.Contains(consumer.options.Topics, topic)
+}
 
 // Commit writes positions with their metadata and answers, for each partition
 // that was refused, why. Partitions of topics that the group does not read are

@@ -342,4 +342,3 @@ func TestHalfAPartitionOfOneStuckKeyDoesNotStopTheOthers(t *testing.T) {
 	}
 	eventually(t, "the position is at the end", func() bool { return committed(c, o, topic) == many })
 }
-

@@ -258,6 +258,11 @@ func (q *Queue) open(ctx context.Context) error {
 
 // close commits, leaves the group and waits for the queue's goroutines.
 func (q *Queue) close() {
+	q.closeFor(fault.New(fault.ShuttingDown, "subscription %s is stopping on this instance", q.options.Name))
+}
+
+// closeFor is close for a reason that who is attached is told.
+func (q *Queue) closeFor(why error) {
 	q.drain()
 	q.consumer.Close() // calls Revoked, which commits
 	q.cancel()
@@ -265,7 +270,7 @@ func (q *Queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, a := range q.attachments {
-		a.end(fault.New(fault.ShuttingDown, "subscription %s is stopping on this instance", q.options.Name))
+		a.end(why)
 	}
 }
 

@@ -62,6 +62,15 @@ const (
 	UnknownRoute         Reason = "UNKNOWN_ROUTE"
 	MethodNotAllowed     Reason = "METHOD_NOT_ALLOWED"
 	SubscriptionMismatch Reason = "SUBSCRIPTION_MISMATCH"
+	SubscriptionExists   Reason = "SUBSCRIPTION_EXISTS"
+	SubscriptionDeleted  Reason = "SUBSCRIPTION_DELETED"
+	SubscriptionChanged  Reason = "SUBSCRIPTION_CHANGED"
+	EtagMismatch         Reason = "ETAG_MISMATCH"
+	DeclaredInFile       Reason = "DECLARED_IN_FILE"
+	NewerFormat          Reason = "NEWER_FORMAT"
+	TooManySubscriptions Reason = "TOO_MANY_SUBSCRIPTIONS"
+	UnknownJob           Reason = "UNKNOWN_JOB"
+	UnknownDeadLetter    Reason = "UNKNOWN_DEAD_LETTER"
 	ResumeTokenInUse     Reason = "RESUME_TOKEN_IN_USE"
 	ProtocolViolation    Reason = "PROTOCOL_VIOLATION"
 	NotOffered           Reason = "NOT_OFFERED"
@@ -121,6 +130,15 @@ var Reasons = []Entry{
 	{UnknownRoute, KindNotFound, "No such path.", "See /openapi.json."},
 	{MethodNotAllowed, KindUnimplemented, "The path exists, the method does not.", "See the Allow header and /openapi.json."},
 	{SubscriptionMismatch, KindConflict, "The subscription is open with other settings.", "Open it with the same settings, or by its name only."},
+	{SubscriptionExists, KindConflict, "Another subscription has this name.", "Choose another name, or update the one that is there."},
+	{SubscriptionDeleted, KindNotFound, "The subscription was deleted while it was in use.", "Create it anew, or stop asking for it."},
+	{SubscriptionChanged, KindUnavailable, "The subscription was changed, and is delivered anew by what it says now.", "Connect again at once; no acknowledgement is lost."},
+	{EtagMismatch, KindConflict, "Somebody changed the subscription since its etag was read.", "Read it, and make the change anew."},
+	{DeclaredInFile, KindPrecondition, "The subscription is declared in a configuration file, which alone can change it.", "Change the file; it can be paused, resumed and sought here."},
+	{NewerFormat, KindPrecondition, "What is kept was written by a newer Postern, and is not touched by this one.", "Ask a gateway of the newer version, or upgrade this one."},
+	{TooManySubscriptions, KindExhausted, "There are as many subscriptions as may be.", "Delete some, or raise subscriptions_api.max_subscriptions."},
+	{UnknownJob, KindNotFound, "The subscription has no such job.", "See the list of its jobs."},
+	{UnknownDeadLetter, KindNotFound, "There is no such dead letter (any more).", "See the list of dead letters."},
 	{ResumeTokenInUse, KindConflict, "Another stream took this resume token over.", "Let only one stream use a token."},
 	{ProtocolViolation, KindPrecondition, "The stream's frames came in an order the protocol does not allow.", "Send the frame the message names first."},
 	{NotOffered, KindUnimplemented, "This build does not offer what was asked for.", "Leave the field out."},

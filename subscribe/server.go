@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -15,9 +16,10 @@ import (
 	"github.com/postern-dev/postern/subscription"
 )
 
-// Specs finds declared subscriptions.
+// Specs finds the subscriptions that are served here, or says why one is not;
+// UNKNOWN_SUBSCRIPTION when there is none.
 type Specs interface {
-	Lookup(name string) (subscription.Spec, bool)
+	Find(ctx context.Context, name string) (subscription.Spec, error)
 }
 
 // Tailer serves Tail, which needs no subscription.
@@ -155,16 +157,12 @@ func (s *Server) Settle(ctx context.Context, request *posternv1.SettleRequest) (
 	return answer, nil
 }
 
-// lookup finds the declared subscription called name, or a running inline one, if the caller may have it.
+// lookup finds the declared subscription called name if the caller may have it.
 func (s *Server) lookup(ctx context.Context, name string) (subscription.Spec, error) {
 	if err := s.policy.Check(authz.FromContext(ctx), authz.Subscribe, name); err != nil {
 		return subscription.Spec{}, err
 	}
-	if spec, ok := s.specs.Lookup(name); ok {
-		return spec, nil
-	}
-	return subscription.Spec{}, fault.New(fault.UnknownSubscription,
-		"no subscription is called %q: declare it under subscriptions: in the configuration, or open it inline with its topics", name).With("subscription", name)
+	return s.specs.Find(ctx, name)
 }
 
 // resolve tells what an open frame asks for.
@@ -181,8 +179,14 @@ func (s *Server) resolve(ctx context.Context, open *posternv1.Open) (delivery.Op
 		return delivery.Options{}, fault.New(fault.InvalidArgument, "open names two subscriptions, %q and inline %q: give one", open.GetSubscription(), inline.GetName()).
 			Field("open.inline.name", "differs from open.subscription")
 	}
-	spec := subscription.FromProto(inline)
-	if err := spec.Validate(); err != nil {
+	spec, err := subscription.FromProto(inline)
+	if err == nil {
+		spec, err = spec.Compiled()
+	}
+	if err == nil && spec.Webhook != nil {
+		err = errors.New("a webhook is declared in the configuration or created, never opened")
+	}
+	if err != nil {
 		return delivery.Options{}, fault.New(fault.InvalidArgument, "the inline subscription is wrong: %w", err).Field("open.inline", "%v", err)
 	}
 	who := authz.FromContext(ctx)
@@ -191,9 +195,9 @@ func (s *Server) resolve(ctx context.Context, open *posternv1.Open) (delivery.Op
 			return delivery.Options{}, err
 		}
 	}
-	if declared, ok := s.specs.Lookup(spec.Name); ok && !sameQueue(declared, spec) {
+	if declared, err := s.specs.Find(ctx, spec.Name); err == nil && !sameQueue(declared, spec) {
 		return delivery.Options{}, fault.New(fault.SubscriptionMismatch,
-			"subscription %s is declared in the configuration with other settings: open it by its name only", spec.Name).With("subscription", spec.Name)
+			"subscription %s is declared with other settings: open it by its name only", spec.Name).With("subscription", spec.Name)
 	}
 	return spec.Queue(), nil
 }

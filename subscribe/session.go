@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"reflect"
 	"sync"
 	"time"
 
@@ -410,4 +409,4 @@ func revokedFrame(revoked []delivery.Revocation) *posternv1.SubscribeResponse {
 	return &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Revoked{Revoked: r}}
 }
 
-func sameQueue(a, b subscription.Spec) bool { return reflect.DeepEqual(a.Queue(), b.Queue()) }
+func sameQueue(a, b subscription.Spec) bool { return subscription.SameQueue(a.Queue(), b.Queue()) }

@@ -1,20 +1,26 @@
-// Package subscription owns what a subscription is: its specification, the one
-// validator for it, and the one converter between the configuration file, the
-// protos and what the delivery package works by.
+// Package subscription owns what a subscription is: its specification with the
+// one validator for it (spec.go) and the one converter between the configuration
+// file, the protos and what delivery works by (convert.go); its filter (filter.go);
+// where it is kept (store.go, state.go) and which of them this gateway serves
+// (registry.go); and the service Subscriptions (server.go).
+//
+// What becomes of a subscription's events is package delivery's.
 package subscription
 
 import (
 	"errors"
 	"fmt"
+	"path"
+	"reflect"
 	"regexp"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/internal/setting"
-	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
 // Spec is a subscription as people declare it. Its names are those of the
@@ -22,8 +28,10 @@ import (
 type Spec struct {
 	// Name: lower-case letters, digits, dots and dashes, 1 to 100 characters.
 	Name string `yaml:"name"`
-	// Topics to read, by name.
+	// Topics to read, by name: these or topics_pattern.
 	Topics []string `yaml:"topics"`
+	// TopicsPattern is a glob over topic names in place of topics: orders.*
+	TopicsPattern string `yaml:"topics_pattern"`
 	// Order is key (default), partition or none.
 	Order delivery.Order `yaml:"order"`
 	// Group is the Kafka consumer group. Default: the name.
@@ -36,10 +44,26 @@ type Spec struct {
 	Retry delivery.Retry `yaml:"retry"`
 	// DeadLetter says where events go that were rejected or are out of attempts.
 	DeadLetter DeadLetter `yaml:"dead_letter"`
+	// Filter says which events are delivered; absent means all.
+	Filter *FilterSpec `yaml:"filter"`
+	// OnFilterError is dead_letter (default) or skip: what becomes of an event on which the filter fails.
+	OnFilterError OnFilterError `yaml:"on_filter_error"`
 	// Webhook pushes the events to an HTTP endpoint.
 	Webhook *webhook.Options `yaml:"webhook"`
 	// Labels are free words of yours.
 	Labels map[string]string `yaml:"labels"`
+
+	// References are the names of the webhook's secrets when the API declared it:
+	// Webhook then holds none (see Options.Resolve).
+	References References `yaml:"-"`
+
+	filter *Filter // compiled, once Compiled was called
+}
+
+// References name secrets that the operator provides.
+type References struct {
+	Secrets []string
+	Headers map[string]string // header to reference
 }
 
 // DeadLetter of a subscription.
@@ -91,8 +115,17 @@ func (s Spec) Validate() error {
 	if !legalName.MatchString(s.Name) {
 		bad("name", "%q is not a subscription's name: use 1 to 100 lower-case letters, digits, dots and dashes, beginning and ending with a letter or digit", s.Name)
 	}
-	if len(s.Topics) == 0 {
+	switch {
+	case len(s.Topics) == 0 && s.TopicsPattern == "":
 		bad("topics", "no topic is named: give at least one")
+	case len(s.Topics) > 0 && s.TopicsPattern != "":
+		bad("topics_pattern", "it stands in place of topics: give one of the two")
+	case len(s.Topics) > maxTopics:
+		bad("topics", "%d topics are too many: at most %d", len(s.Topics), maxTopics)
+	case s.TopicsPattern != "":
+		if err := validPattern(s.TopicsPattern); err != nil {
+			bad("topics_pattern", "%v", err)
+		}
 	}
 	seen := map[string]bool{}
 	for i, t := range s.Topics {
@@ -119,10 +152,59 @@ func (s Spec) Validate() error {
 			bad("dead_letter.topic", "%v", err)
 		}
 	}
+	if s.Filter != nil {
+		if _, err := NewFilter(*s.Filter); err != nil {
+			errs = append(errs, setting.Under("filter", err))
+		}
+	}
+	if e := s.OnFilterError; e != "" && e != DeadLetterOnError && e != SkipOnError {
+		bad("on_filter_error", "%q is not offered: use dead_letter or skip", e)
+	}
 	if s.Webhook != nil {
 		errs = append(errs, s.Webhook.Validate()...)
 	}
+	if len(s.Labels) > maxLabels {
+		bad("labels", "%d labels are too many: at most %d", len(s.Labels), maxLabels)
+	}
+	for name, value := range s.Labels {
+		if name == "" || len(name) > maxLabel || len(value) > maxLabel || !utf8.ValidString(name) || !utf8.ValidString(value) {
+			bad("labels", "%q: a label has a name of 1 to %d bytes of text, and as much value", excerpt(name), maxLabel)
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// Limits of a specification.
+const (
+	maxTopics = 100
+	maxLabels = 64
+	maxLabel  = 256
+)
+
+func excerpt(s string) string { return s[:min(len(s), 40)] }
+
+// validPattern checks a glob over topic names.
+func validPattern(pattern string) error {
+	if _, err := path.Match(pattern, ""); err != nil || len(pattern) > 249 {
+		return fmt.Errorf("%q is not a glob over topic names such as orders.*", excerpt(pattern))
+	}
+	return fmt.Errorf("this build does not read topics by pattern: name them under topics")
+}
+
+// Compiled gives s ready to be served, with its filter compiled; it is what
+// Validate says when that cannot be.
+func (s Spec) Compiled() (Spec, error) {
+	if err := s.Validate(); err != nil {
+		return s, err
+	}
+	if s.Filter != nil && s.filter == nil {
+		f, err := NewFilter(*s.Filter)
+		if err != nil {
+			return s, setting.Under("filter", err)
+		}
+		s.filter = f
+	}
+	return s, nil
 }
 
 func (s Spec) deadLetterTopic() string {
@@ -138,62 +220,45 @@ var webhookSchedule = []time.Duration{
 	10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
 }
 
-// Queue gives what the delivery package works by, with every default filled in.
+// Queue gives what the delivery package works by, with every default filled in;
+// the filter is there once Compiled gave s.
 func (s Spec) Queue() delivery.Options {
 	if s.Webhook != nil && s.Retry.MaxAttempts == 0 && s.Retry.MinBackoff == 0 && s.Retry.MaxBackoff == 0 && len(s.Retry.Schedule) == 0 {
 		s.Retry.Schedule = webhookSchedule
 	}
 	o := delivery.Options{
-		Name: s.Name, Group: s.Group, Topics: s.Topics, Order: s.Order, Start: s.Start.Start,
+		Name: s.Name, Group: s.group(), Topics: s.Topics, Order: s.Order, Start: s.Start.Start,
 		Lease: s.Lease, Retry: s.Retry.WithDefaults(), DeadLetterTopic: s.deadLetterTopic(),
-	}
-	if o.Group == "" {
-		o.Group = s.Name
 	}
 	if o.Lease == 0 {
 		o.Lease = delivery.DefaultLease
 	}
+	if s.filter != nil {
+		o.Filter = s.filter
+	}
+	if s.OnFilterError == SkipOnError {
+		o.FilterErrors = delivery.FilterSkips
+	}
 	return o
 }
 
-// FromProto reads the specification a client gave inline.
-func FromProto(m *posternv1.Subscription) Spec {
-	s := Spec{
-		Name: m.GetName(), Topics: m.GetTopics(), Group: m.GetGroup(), Lease: m.GetLease().AsDuration(),
-		DeadLetter: DeadLetter{Topic: m.GetDeadLetter().GetTopic()}, Labels: m.GetLabels(),
-		Retry: delivery.Retry{
-			MaxAttempts: int(m.GetRetry().GetMaxAttempts()),
-			MinBackoff:  m.GetRetry().GetMinBackoff().AsDuration(),
-			MaxBackoff:  m.GetRetry().GetMaxBackoff().AsDuration(),
-		},
+// SameQueue reports whether a and b say the same.
+func SameQueue(a, b delivery.Options) bool {
+	text := func(f delivery.Filter) string {
+		if f == nil {
+			return ""
+		}
+		return f.String()
 	}
-	for _, d := range m.GetRetry().GetSchedule() {
-		s.Retry.Schedule = append(s.Retry.Schedule, d.AsDuration())
-	}
-	switch m.GetOrder() {
-	case posternv1.Order_ORDER_PARTITION:
-		s.Order = delivery.OrderPartition
-	case posternv1.Order_ORDER_NONE:
-		s.Order = delivery.OrderNone
-	default:
-		s.Order = delivery.OrderKey
-	}
-	switch at := m.GetStart().GetAt().(type) {
-	case *posternv1.Start_Edge:
-		s.Start.Latest = at.Edge == posternv1.Edge_EDGE_LATEST
-	case *posternv1.Start_Time:
-		s.Start.Time = at.Time.AsTime()
-	}
-	return s
+	same := text(a.Filter) == text(b.Filter)
+	a.Filter, b.Filter = nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
-// OrderToProto writes an order.
-func OrderToProto(o delivery.Order) posternv1.Order {
-	switch o {
-	case delivery.OrderPartition:
-		return posternv1.Order_ORDER_PARTITION
-	case delivery.OrderNone:
-		return posternv1.Order_ORDER_NONE
+// group is the consumer group of s.
+func (s Spec) group() string {
+	if s.Group != "" {
+		return s.Group
 	}
-	return posternv1.Order_ORDER_KEY
+	return s.Name
 }

@@ -38,6 +38,8 @@ type Config struct {
 	Topics []TopicRule `yaml:"topics"`
 	// Subscriptions are declared here; webhooks among them run as long as the gateway does.
 	Subscriptions []subscription.Spec `yaml:"subscriptions"`
+	// SubscriptionsAPI bounds what is declared through the API.
+	SubscriptionsAPI subscription.Options `yaml:"subscriptions_api"`
 	// Telemetry says where logs, metrics and traces go.
 	Telemetry telemetry.Options `yaml:"telemetry"`
 	// TopicsPrefix begins the names of the topics that the gateway keeps for itself,
@@ -76,6 +78,7 @@ func (c Config) WithDefaults() Config {
 	for _, t := range c.Topics {
 		c.Kafka.MaxEventBytes = max(c.Kafka.MaxEventBytes, t.Publish.MaxEventBytes)
 	}
+	c.SubscriptionsAPI = c.SubscriptionsAPI.WithDefaults()
 	if c.TopicsPrefix == "" {
 		c.TopicsPrefix = defaultTopicsPrefix
 	}
@@ -93,6 +96,7 @@ func (c Config) Validate() error {
 		setting.Under("listen", c.Listen.Validate()),
 		setting.Under("limits", c.Limits.Validate()),
 		setting.Under("publish", c.Publish.Validate()),
+		setting.Under("subscriptions_api", c.SubscriptionsAPI.Validate()),
 		setting.Under("telemetry", c.Telemetry.Validate()),
 	}
 	bad := func(at, format string, args ...any) {
@@ -138,14 +142,4 @@ func (c Config) PublishRules() []publish.TopicRules {
 		rules[i] = publish.TopicRules{Match: t.Match, Rules: t.Publish}
 	}
 	return rules
-}
-
-// Lookup finds a declared subscription.
-func (c Config) Lookup(name string) (subscription.Spec, bool) {
-	for _, s := range c.Subscriptions {
-		if s.Name == name {
-			return s, true
-		}
-	}
-	return subscription.Spec{}, false
 }

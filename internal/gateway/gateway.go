@@ -19,7 +19,6 @@ import (
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/delivery"
-	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/server"
 	"github.com/postern-dev/postern/internal/telemetry"
@@ -41,6 +40,8 @@ type Gateway struct {
 	producer  *broker.Producer
 	mover     *broker.Mover
 	queues    *delivery.Queues
+	registry  *subscription.Registry
+	webhooks  *webhooks
 	server    *server.Server
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	tends     bool
@@ -88,7 +89,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	rules, err := protovalidate.New(protovalidate.WithMessages(
 		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
-		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}))
+		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}),
+		protovalidate.WithMessageDescriptors(subscriptionRequests()...))
 	if err != nil {
 		return fmt.Errorf("compile the requests' rules: %w", err)
 	}
@@ -101,17 +103,25 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	})
 	g.mover = g.kafka.NewMover()
 	g.queues = delivery.NewQueues(instance, g.kafka, g.mover, g.config.TopicsPrefix, g.log, g.telemetry.Meter)
+	if err := g.buildSubscriptions(); err != nil {
+		return err
+	}
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
-	subscriber := subscribe.NewServer(g.queues, g.config, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
+	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
+	subscriptions := subscription.NewServer(subscription.Parts{
+		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: instance.String(), Cursor: parseCursor,
+	})
 
 	g.server, err = server.New(g.config.Listen, server.Parts{
 		Register: func(r grpc.ServiceRegistrar) {
 			posternv1.RegisterPublisherServer(r, publish.NewServer(publisher, validator))
 			posternv1.RegisterSubscriberServer(r, subscriber)
 			posternv1.RegisterTopicsServer(r, tails)
+			posternv1.RegisterSubscriptionsServer(r, subscriptions)
 		},
 		Gateway: []server.GatewayRegister{
 			posternv1.RegisterPublisherHandler, posternv1.RegisterSubscriberHandler, posternv1.RegisterTopicsHandler,
+			posternv1.RegisterSubscriptionsHandler,
 		},
 		Routes: []server.Route{
 			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events, Stream: publish.IsStream},
@@ -156,19 +166,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.tends {
 		work.Go(func() { tend(working) })
 	}
-	pushing, stopPushing := context.WithCancel(working)
-	defer stopPushing()
-	var pushes sync.WaitGroup
-	for _, spec := range g.config.Subscriptions {
-		if spec.Webhook != nil {
-			pushes.Go(func() { g.push(pushing, spec) })
-		}
-	}
+	registering, stopRegistering := context.WithCancel(working)
+	defer stopRegistering()
+	registered := make(chan error, 1)
+	go func() { registered <- g.registry.Run(registering) }()
 
 	var failed error
 	select {
 	case <-ctx.Done():
 	case failed = <-served:
+	case failed = <-registered:
+		registered <- nil
 	}
 	began := time.Now()
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.DrainTimeout)
@@ -177,9 +185,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.server.SetReady("draining")
 	g.log.Info("draining", "limit", g.config.DrainTimeout)
 	close(g.drainBegan)
+	stopRegistering() // no webhook begins any more
+	if err := <-registered; err != nil {
+		failed = errors.Join(failed, err)
+	}
 	g.queues.Close(limit) // ends every attachment, so the pushers end too
-	stopPushing()
-	pushes.Wait()
+	g.webhooks.stop()
 	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancelStop()
 	if err := g.flush(limit, stopping); err != nil {
@@ -260,49 +271,4 @@ func (g *Gateway) isDraining() bool {
 	default:
 		return false
 	}
-}
-
-// Waits between tries to begin a webhook subscription whose topic or Kafka is missing.
-const (
-	pushRetryMin = time.Second
-	pushRetryMax = 30 * time.Second
-)
-
-// push keeps one webhook subscription running.
-func (g *Gateway) push(ctx context.Context, spec subscription.Spec) {
-	wait := pushRetryMin
-	for ctx.Err() == nil {
-		err := g.pushOnce(ctx, spec)
-		if ctx.Err() != nil || g.isDraining() {
-			return
-		}
-		g.log.Warn("webhook subscription is not running; trying again", "subscription", spec.Name, "after", wait, "error", err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		case <-g.drainBegan:
-		}
-		wait = min(wait*2, pushRetryMax)
-	}
-}
-
-func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
-	pusher, err := webhook.New(spec.Name, *spec.Webhook, webhook.Environment{
-		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial,
-	})
-	if err != nil {
-		return err
-	}
-	queue, err := g.queues.Open(ctx, spec.Queue())
-	if err != nil {
-		return err
-	}
-	defer g.queues.Release(queue, 0)
-	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: pusher.Window(), Lease: pusher.Lease(), Client: "webhook"})
-	if err != nil {
-		return err
-	}
-	defer attachment.Detach(0)
-	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics)
-	return pusher.Run(ctx, attachment, queue)
 }

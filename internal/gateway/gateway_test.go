@@ -32,7 +32,8 @@ type running struct {
 // start runs a gateway on the cluster. change may alter its configuration.
 func start(t *testing.T, cluster *brokertest.Cluster, change func(*config.Config)) *running {
 	t.Helper()
-	c := config.Config{Kafka: cluster.Options(), DrainTimeout: 5 * time.Second}
+	c := config.Config{Kafka: cluster.Options(), DrainTimeout: 5 * time.Second, TopicsPrefix: cluster.Name("_own.")}
+	cluster.Name("_own." + subscriptionsTopic) // removed at the end
 	c.Listen.HTTP, c.Listen.GRPC, c.Listen.Admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	if change != nil {
 		change(&c)

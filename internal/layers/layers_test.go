@@ -33,7 +33,7 @@ var table = map[string][]string{
 	"delivery":             {"broker", "event", "fault", "internal/setting"},
 	"delivery/webhook":     {"delivery", "event", "fault", "internal/setting"},
 	"publish":              {"authz", "broker", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1", "schema"},
-	"subscription":         {"broker", "delivery", "delivery/webhook", "event", "internal/setting", "proto/postern/v1"},
+	"subscription":         {"authz", "broker", "delivery", "delivery/webhook", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"subscribe":            {"authz", "delivery", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "subscription"},
 	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1"},
 	"internal/server":      {"authz", "fault", "internal/setting", "internal/wire"},
@@ -52,7 +52,7 @@ var outside = []struct {
 }{
 	{"github.com/twmb/franz-go", []string{"broker", "broker/brokertest", "internal/embedded"}, "all of Kafka is behind package broker: its client can be changed in one place"},
 	{"google.golang.org/grpc", []string{"proto/postern/v1", "publish", "subscribe", "tail", "internal/server", "internal/gateway", "internal/wire", "cmd/gateway", "internal/errorsdoc"}, "what is decided about events does not depend on how they are carried"},
-	{"github.com/cloudevents/sdk-go", []string{"internal/wire"}, "CloudEvents' protobuf message is one of many ways in; the rest is event's own"},
+	{"github.com/cloudevents/sdk-go", []string{"internal/wire", "subscription"}, "CloudEvents' protobuf message and its SQL are each one of many ways in; the rest is event's own"},
 	{"github.com/spf13/cobra", []string{"cmd/gateway"}, "only the command line knows flags"},
 	{"github.com/goccy/go-yaml", []string{"internal/config"}, "options are plain structs; one package reads files"},
 	{"go.opentelemetry.io/otel/sdk", []string{"internal/telemetry"}, "packages measure with the API; one sets the SDK up"},

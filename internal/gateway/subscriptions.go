@@ -1,0 +1,218 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/webhook"
+	"github.com/postern-dev/postern/fault"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+	"github.com/postern-dev/postern/subscription"
+	"github.com/postern-dev/postern/tail"
+)
+
+// subscriptionsTopic is the ledger of subscriptions, below topics_prefix.
+const subscriptionsTopic = "subscriptions"
+
+// buildSubscriptions makes the registry, and lets what runs follow it.
+func (g *Gateway) buildSubscriptions() error {
+	var ledger subscription.Ledger
+	if !g.config.SubscriptionsAPI.Disabled {
+		ledger = g.kafka.Ledger(g.config.TopicsPrefix + subscriptionsTopic)
+	}
+	var err error
+	if g.registry, err = subscription.NewRegistry(g.config.Subscriptions, ledger, g.log); err != nil {
+		return err
+	}
+	g.webhooks = newWebhooks(g.push)
+	g.registry.Watch(g.subscriptionChanged)
+	return nil
+}
+
+// subscriptionRequests are the messages whose rules are compiled at the start.
+func subscriptionRequests() []protoreflect.MessageDescriptor {
+	methods := posternv1.File_postern_v1_subscriptions_proto.Services().ByName("Subscriptions").Methods()
+	var all []protoreflect.MessageDescriptor
+	for i := range methods.Len() {
+		all = append(all, methods.Get(i).Input())
+	}
+	return all
+}
+
+func parseCursor(text string) (map[int32]int64, error) {
+	c, err := tail.ParseCursor(text)
+	return c, err
+}
+
+// subscriptionChanged lets what runs of one subscription follow a change, and
+// nothing else. The registry calls it from one goroutine, so it waits for nothing.
+func (g *Gateway) subscriptionChanged(name string, was, is *subscription.Entry) {
+	served := func(e *subscription.Entry) bool { return e != nil && e.Problem == nil }
+	pushed := func(e *subscription.Entry) bool { return served(e) && e.Spec.Webhook != nil }
+	ends := served(was) && (!served(is) || subscription.Changed(was, is) ||
+		pushed(was) && (!pushed(is) || subscription.WebhookChanged(was, is)))
+	if ends {
+		g.webhooks.end(name)
+		g.queues.End(name, ending(name, is))
+		g.log.Info("subscription changed or ended", "subscription", name)
+	}
+	if pushed(is) {
+		g.webhooks.begin(is.Spec)
+	}
+}
+
+// ending is what streams of a subscription are told that ends as it was.
+func ending(name string, is *subscription.Entry) error {
+	switch {
+	case is == nil:
+		return fault.New(fault.SubscriptionDeleted, "subscription %s was deleted", name).With("subscription", name)
+	case is.Problem != nil:
+		return is.Problem
+	}
+	return fault.New(fault.SubscriptionChanged, "subscription %s was changed: connect again, and it is delivered as it is now", name).With("subscription", name)
+}
+
+// webhooks are the webhook subscriptions at work.
+type webhooks struct {
+	push func(ctx context.Context, ending <-chan struct{}, spec subscription.Spec)
+
+	mu      sync.Mutex
+	stopped bool
+	running map[string]*runningWebhook // the last of each name
+	all     map[*runningWebhook]bool
+	work    sync.WaitGroup
+}
+
+// runningWebhook is one at work, or one that ends and whose successor waits for it.
+type runningWebhook struct {
+	cancel context.CancelFunc
+	ending chan struct{}
+	ended  bool          // ending is closed
+	done   chan struct{} // it has stopped
+}
+
+// webhookGrace bounds the wait for requests that are under way when a webhook
+// changes: longer than the queue waits for their outcome.
+const webhookGrace = 5 * time.Second
+
+func newWebhooks(push func(context.Context, <-chan struct{}, subscription.Spec)) *webhooks {
+	return &webhooks{push: push, running: map[string]*runningWebhook{}, all: map[*runningWebhook]bool{}}
+}
+
+// begin starts spec's webhook unless it is at work, when the one before it has stopped.
+func (w *webhooks) begin(spec subscription.Spec) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.running[spec.Name]
+	if w.stopped || before != nil && !before.ended {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &runningWebhook{cancel: cancel, ending: make(chan struct{}), done: make(chan struct{})}
+	w.running[spec.Name], w.all[r] = r, true
+	w.work.Go(func() {
+		defer w.forget(spec.Name, r)
+		defer close(r.done)
+		defer cancel()
+		if before != nil {
+			<-before.done
+		}
+		w.push(ctx, r.ending, spec)
+	})
+}
+
+func (w *webhooks) forget(name string, r *runningWebhook) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.all, r)
+	if w.running[name] == r {
+		delete(w.running, name)
+	}
+}
+
+// end lets the webhook called name take nothing more, and stop when what is under
+// way has its outcome, or when its time is over.
+func (w *webhooks) end(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r := w.running[name]; r != nil && !r.ended {
+		r.ended = true
+		close(r.ending)
+		time.AfterFunc(webhookGrace, r.cancel)
+	}
+}
+
+// stop ends all of them at once, and waits.
+func (w *webhooks) stop() {
+	w.mu.Lock()
+	w.stopped = true
+	for r := range w.all {
+		r.cancel()
+	}
+	w.mu.Unlock()
+	w.work.Wait()
+}
+
+// Waits between tries to begin a webhook subscription whose topic or Kafka is missing.
+const (
+	pushRetryMin = time.Second
+	pushRetryMax = 30 * time.Second
+)
+
+// push keeps one webhook subscription running.
+func (g *Gateway) push(ctx context.Context, ending <-chan struct{}, spec subscription.Spec) {
+	wait := pushRetryMin
+	for ctx.Err() == nil {
+		err := g.pushOnce(ctx, spec)
+		select {
+		case <-ending:
+			return
+		default:
+		}
+		if ctx.Err() != nil || g.isDraining() {
+			return
+		}
+		g.log.Warn("webhook subscription is not running; trying again", "subscription", spec.Name, "after", wait, "error", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		case <-ending:
+			return
+		case <-g.drainBegan:
+		}
+		wait = min(wait*2, pushRetryMax)
+	}
+}
+
+func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
+	// What is paused or sought must be known before anything is lent.
+	if _, err := g.registry.Find(ctx, spec.Name); err != nil {
+		return err
+	}
+	endpoint, err := g.config.SubscriptionsAPI.Resolve(spec)
+	if err != nil {
+		return err
+	}
+	pusher, err := webhook.New(spec.Name, endpoint, webhook.Environment{
+		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial,
+	})
+	if err != nil {
+		return err
+	}
+	queue, err := g.queues.Open(ctx, spec.Queue())
+	if err != nil {
+		return err
+	}
+	defer g.queues.Release(queue, 0)
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: pusher.Window(), Lease: pusher.Lease(), Client: "webhook"})
+	if err != nil {
+		return err
+	}
+	defer attachment.Detach(0)
+	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics)
+	return pusher.Run(ctx, attachment, queue)
+}

@@ -1,0 +1,170 @@
+package subscription
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/postern-dev/postern/authz"
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/fault"
+	"github.com/postern-dev/postern/internal/wire"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+)
+
+// GetSubscriptionStatus tells where a subscription stands: positions and ends from
+// Kafka, the rest from what this gateway works on.
+func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.GetSubscriptionStatusRequest) (*posternv1.SubscriptionStatus, error) {
+	e, err := s.find(ctx, authz.Describe, request.GetName())
+	if err != nil {
+		return nil, err
+	}
+	answer := &posternv1.SubscriptionStatus{Name: e.Spec.Name, Instance: s.Instance, SeekEpoch: e.Desired.SeekEpoch}
+	if e.Problem != nil {
+		answer.State = posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED
+		answer.Cause = problemCause(e.Problem)
+		return answer, nil
+	}
+	of := e.Spec.Queue()
+	positions, reachable := s.positions(ctx, of)
+	var report delivery.Report
+	if s.Reporter != nil {
+		if report, err = s.Reporter.Report(ctx, of); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range report.Partitions {
+		fill(partitionOf(&positions, p.At), &p)
+	}
+	for _, p := range positions {
+		answer.Lag += p.GetLag()
+		if age := p.GetOldestUnsettledAge(); age != nil && age.AsDuration() > answer.GetOldestUnsettledAge().AsDuration() {
+			answer.OldestUnsettledAge = age
+		}
+		if e.Desired.SeekEpoch > 0 && p.GetSeekEpoch() >= e.Desired.SeekEpoch {
+			answer.SeekAppliedPartitions++
+		}
+	}
+	slices.SortFunc(positions, func(a, b *posternv1.PartitionStatus) int {
+		if a.Topic != b.Topic {
+			return slices.Compare([]string{a.Topic}, []string{b.Topic})
+		}
+		return int(a.Partition - b.Partition)
+	})
+	answer.Partitions = positions
+	for _, c := range report.Consumers {
+		answer.Consumers = append(answer.Consumers, &posternv1.AttachedConsumer{
+			ClientId: c.Client, Kind: c.Kind, Outstanding: int64(c.Outstanding), Window: int64(c.Window), OldestLeaseAge: duration(c.OldestLease),
+		})
+	}
+	answer.Cause = cause(e, report.Cause, answer.Lag, reachable)
+	answer.State = stateOf(e, report, answer.Cause.Kind)
+	return answer, nil
+}
+
+// positions gives each partition with what Kafka says of it; the error is why it
+// says nothing.
+func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*posternv1.PartitionStatus, error) {
+	committed, err := s.Kafka.Committed(ctx, of.Group, of.Topics...)
+	if err != nil {
+		return nil, err
+	}
+	var all []*posternv1.PartitionStatus
+	for _, topic := range of.Topics {
+		ranges, err := s.Kafka.Ranges(ctx, topic)
+		if err != nil {
+			return nil, err
+		}
+		for p, held := range ranges {
+			m := &posternv1.PartitionStatus{Topic: topic, Partition: p, StartOffset: held.Start, EndOffset: held.End}
+			position, ok := committed[broker.TopicPartition{Topic: topic, Partition: p}]
+			if ok {
+				m.Position = &position.Offset
+				m.Lag = max(0, held.End-max(position.Offset, held.Start))
+			}
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+func partitionOf(all *[]*posternv1.PartitionStatus, at broker.TopicPartition) *posternv1.PartitionStatus {
+	for _, p := range *all {
+		if p.Topic == at.Topic && p.Partition == at.Partition {
+			return p
+		}
+	}
+	p := &posternv1.PartitionStatus{Topic: at.Topic, Partition: at.Partition}
+	*all = append(*all, p)
+	return p
+}
+
+// fill puts what the owner of a partition knows over what Kafka says.
+func fill(m *posternv1.PartitionStatus, p *delivery.PartitionReport) {
+	m.Outstanding, m.Waiting, m.SettledAhead, m.Parked, m.SeekEpoch = int64(p.Outstanding), int64(p.Waiting), p.SettledAhead, p.Parked, p.SeekEpoch
+	if p.Position >= 0 && p.Position >= m.GetPosition() {
+		position := p.Position
+		m.Position = &position
+		m.Lag = max(0, m.EndOffset-max(position, m.StartOffset))
+	}
+	if !p.Oldest.IsZero() && m.Lag > 0 {
+		m.OldestUnsettledAge = duration(max(0, time.Since(p.Oldest)))
+	}
+	for i := range p.Blocked {
+		m.BlockedKeys = append(m.BlockedKeys, blockedToProto(&p.Blocked[i]))
+	}
+}
+
+func blockedToProto(b *delivery.BlockedKey) *posternv1.BlockedKey {
+	return &posternv1.BlockedKey{
+		Key: b.Key, Position: wire.Position(b.Position), Since: wire.Time(b.Since), Attempts: int32(b.Attempts), NextAttempt: wire.Time(b.NextAttempt),
+		Error: b.Error, Waiting: int64(b.Waiting),
+	}
+}
+
+// cause names the one cause: what stops everything first, then what delivery says.
+func cause(e *Entry, of delivery.Cause, lag int64, reachable error) *posternv1.Cause {
+	switch {
+	case fault.Is(reachable, fault.KafkaNotAuthorized):
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED, Summary: reachable.Error()}
+	case reachable != nil:
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_BROKER_UNAVAILABLE, Summary: reachable.Error()}
+	case e.Desired.Paused:
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_PAUSED, Summary: "It is paused: nothing is delivered until it is resumed (postern subscriptions resume " + e.Spec.Name + ")."}
+	case of.Kind == 0 && lag == 0:
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_NONE, Summary: "It does not lag."}
+	case of.Kind == 0:
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_UNSPECIFIED, Summary: "The gateway that answers does not work on it: ask one of its members."}
+	}
+	m := &posternv1.Cause{Kind: posternv1.CauseKind(of.Kind), Summary: of.Summary, Since: wire.Time(of.Since), Figures: of.Figures}
+	if of.Blocked != nil {
+		m.Blocked = blockedToProto(of.Blocked)
+	}
+	return m
+}
+
+// problemCause is the cause of one that is not served.
+func problemCause(problem error) *posternv1.Cause {
+	kind := posternv1.CauseKind_CAUSE_KIND_UNSPECIFIED
+	if fault.Is(problem, fault.NewerFormat) {
+		kind = posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT
+	}
+	return &posternv1.Cause{Kind: kind, Summary: problem.Error()}
+}
+
+func stateOf(e *Entry, report delivery.Report, kind posternv1.CauseKind) posternv1.SubscriptionState {
+	switch kind {
+	case posternv1.CauseKind_CAUSE_KIND_POSITION_LOST, posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED, posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT, posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED:
+		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED
+	case posternv1.CauseKind_CAUSE_KIND_REBALANCING:
+		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_REBALANCING
+	}
+	switch {
+	case e.Desired.Paused:
+		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_PAUSED
+	case len(report.Consumers) > 0 || len(report.Partitions) > 0 || e.Spec.Webhook != nil:
+		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_ACTIVE
+	}
+	return posternv1.SubscriptionState_SUBSCRIPTION_STATE_IDLE
+}

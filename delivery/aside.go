@@ -235,10 +235,13 @@ func (q *Queue) prepare(ps []*partition) error {
 				return err
 			}
 			f := found{side: s, at: at, id: existing[at.Topic].ID, offset: is.Start, end: end}
-			if c, ok := committed[at]; ok && c.Offset >= is.Start {
+			switch c, ok := committed[at]; {
+			case p.giveUp:
+				f.offset = end - 1 // at the fence
+			case ok && c.Offset >= is.Start:
 				f.offset, f.metadata = c.Offset, c.Metadata
 			}
-			if s == sidePark && f.end > f.offset {
+			if s == sidePark && !p.giveUp && f.end > f.offset {
 				if f.scanned, err = q.scan(ctx, f); err != nil {
 					return err
 				}
@@ -343,8 +346,11 @@ func (q *Queue) begin(p *partition, all []found) {
 		return
 	}
 	p.preparing = false
+	q.touch(p)
 	for _, f := range all {
-		q.addSide(p, f)
+		if s := q.addSide(p, f); p.giveUp {
+			q.touch(s)
+		}
 		if f.scanned != nil && len(f.scanned.lanes) > 0 {
 			p.parked = f.scanned.lanes
 		}

@@ -28,22 +28,31 @@ type instance struct {
 // borrow opens a queue on the cluster and attaches to it.
 func borrow(t *testing.T, c *brokertest.Cluster, o delivery.Options) *instance {
 	t.Helper()
+	i := prepare(t, c)
+	i.open(o)
+	return i
+}
+
+// prepare makes an instance that works on nothing yet.
+func prepare(t *testing.T, c *brokertest.Cluster) *instance {
+	t.Helper()
 	client := c.Client()
 	mover := client.NewMover()
 	t.Cleanup(mover.Close)
 	// The side topics' names begin as the group's does, so that they are the test's own.
-	qs := delivery.NewQueues(delivery.NewInstance(), client, mover, c.Name("_side."), slog.New(slog.DiscardHandler), noop.Meter{})
-	q, err := qs.Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
+	return &instance{t: t, queues: delivery.NewQueues(delivery.NewInstance(), client, mover, c.Name("_side."), slog.New(slog.DiscardHandler), noop.Meter{})}
+}
+
+func (i *instance) open(o delivery.Options) {
+	i.t.Helper()
+	var err error
+	if i.queue, err = i.queues.Open(i.t.Context(), o); err != nil {
+		i.t.Fatal(err)
 	}
-	a, _, err := q.Attach(delivery.AttachOptions{Window: delivery.Window{Messages: 1000}})
-	if err != nil {
-		t.Fatal(err)
+	if i.a, _, err = i.queue.Attach(delivery.AttachOptions{Window: delivery.Window{Messages: 1000}}); err != nil {
+		i.t.Fatal(err)
 	}
-	i := &instance{t: t, queues: qs, queue: q, a: a}
-	t.Cleanup(i.stop)
-	return i
+	i.t.Cleanup(i.stop)
 }
 
 // stop drains what nobody settles any more, and leaves.

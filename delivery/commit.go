@@ -65,12 +65,12 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	versions := map[*partition]uint64{}
 	q.mu.Lock()
 	for tp, p := range q.trackers {
-		if p.stopped || p.version == p.committed || only != nil && !only[tp] {
+		if p.uncommittable() || p.version == p.committed || only != nil && !only[tp] {
 			continue
 		}
 		// What stands in a side partition and what its source says of it go together.
 		for _, p := range [...]*partition{p, p.sourceOf()} {
-			if _, there := versions[p]; !there && !p.stopped {
+			if _, there := versions[p]; !there && !p.uncommittable() {
 				if p.side != noSide {
 					p.epoch = uint64(p.fences.before(p.position()))
 				}
@@ -111,7 +111,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 		time.AfterFunc(commitRetry, func() { wake(q.commitWake) })
 	}
 	for _, p := range q.trackers {
-		if p.version != p.committed && !failed {
+		if p.version != p.committed && !failed && !p.uncommittable() {
 			wake(q.commitWake)
 			break
 		}
@@ -121,3 +121,9 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 
 // commitRetry is the wait after a failed commit.
 const commitRetry = time.Second
+
+// uncommittable reports whether p's state must not be committed: it is not
+// known, or a seek is not wholly applied.
+func (p *partition) uncommittable() bool {
+	return p.stopped || p.sought || p.giveUp && p.preparing
+}

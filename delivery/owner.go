@@ -33,12 +33,12 @@ func (o owner) Assigned(all []broker.Assigned) {
 		p.Tracker = newTracker(q.options.Order, a.Offset, restored, q.seed)
 		p.Tracker.home = p
 		if old := q.trackers[a.TopicPartition]; old != nil {
-			for _, s := range old.sides {
-				q.forget(s)
-			}
-			q.forget(old)
+			q.drop(old, "the partition was assigned anew")
 		}
 		q.trackers[a.TopicPartition] = p
+		if p.sought = q.isSought(p); p.sought {
+			q.interruptPoll()
+		}
 		q.rotation = append(q.rotation, p)
 		if p.preparing {
 			wake(q.prepareWake)
@@ -99,12 +99,7 @@ func (q *Queue) Lost(tps []broker.TopicPartition) {
 	defer q.mu.Unlock()
 	for _, tp := range tps {
 		if p := q.trackers[tp]; p != nil {
-			for _, s := range p.sides {
-				q.forget(s)
-				q.unfollowing = append(q.unfollowing, s.at)
-				wake(q.followWake)
-			}
-			q.forget(p)
+			q.drop(p, "the partition went to another instance")
 		}
 	}
 	q.signal()
@@ -112,12 +107,12 @@ func (q *Queue) Lost(tps []broker.TopicPartition) {
 }
 
 // forget drops p's state; what is lent of it is revoked. q.mu is held.
-func (q *Queue) forget(p *partition) {
+func (q *Queue) forget(p *partition, why string) {
 	for id, e := range q.leases {
 		if e.tracker != p.Tracker {
 			continue
 		}
-		e.holder.revoke(id, "the partition went to another instance")
+		e.holder.revoke(id, why)
 		e.holder.messages--
 		e.holder.bytes -= int64(e.size)
 		delete(q.leases, id)

@@ -150,6 +150,8 @@ type Queue struct {
 	expired     expiredLeases
 	attachments []*Attachment
 	draining    bool
+	desired     Desired
+	interrupt   context.CancelFunc // of the poll under way
 	changed     chan struct{} // closed and replaced when a commit ends or leases come back, if someone waits
 	waiters     int           // of changed
 	timerWake   chan struct{}
@@ -181,6 +183,8 @@ type partition struct {
 	side      side       // noSide: assigned by the group
 	source    *partition // of a side partition
 	sides     []*partition
+	sought    bool   // a seek is to be applied: what is read is not taken
+	giveUp    bool   // what was put aside is given up, by a seek
 	preparing bool   // what earlier owners put aside is not known yet: lends nothing
 	held      []held // records read meanwhile
 	heldBytes int64
@@ -343,8 +347,14 @@ func wake(c chan struct{}) {
 func (q *Queue) pollLoop() {
 	lastError := ""
 	for q.ctx.Err() == nil {
+		ctx, cancel := context.WithCancel(q.ctx)
+		q.mu.Lock()
+		q.interrupt = cancel
+		q.mu.Unlock()
+		q.applySeeks()
 		q.pace()
-		err := q.consumer.Poll(q.ctx, pollEvents, q.offer)
+		err := q.consumer.Poll(ctx, pollEvents, q.offer)
+		cancel()
 		switch {
 		case fault.Is(err, fault.ShuttingDown):
 			return
@@ -471,7 +481,7 @@ func (q *Queue) offer(records []*event.Record) {
 			p = q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
 			last = p
 		}
-		if p == nil || p.stopped {
+		if p == nil || p.stopped || p.sought {
 			continue
 		}
 		v := verdict{}
@@ -522,7 +532,7 @@ func (q *Queue) take(p *partition, r *event.Record, v verdict) {
 
 // dispatch lends ready events to attachments with room. q.mu is held.
 func (q *Queue) dispatch() {
-	if q.draining || len(q.attachments) == 0 || len(q.rotation) == 0 {
+	if q.draining || q.desired.Paused || len(q.attachments) == 0 || len(q.rotation) == 0 {
 		return
 	}
 	now := q.now()
@@ -531,7 +541,7 @@ func (q *Queue) dispatch() {
 	for misses < len(q.rotation) {
 		q.turn = (q.turn + 1) % len(q.rotation)
 		p := q.rotation[q.turn]
-		if p.revoking || p.stopped || p.preparing {
+		if p.revoking || p.stopped || p.preparing || p.sought {
 			misses++
 			continue
 		}

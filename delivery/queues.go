@@ -29,6 +29,7 @@ type Queues struct {
 
 	mu       sync.Mutex
 	running  map[string]*running
+	desired  map[string]Desired
 	draining bool
 	closing  sync.WaitGroup
 }
@@ -59,7 +60,7 @@ func NewInstance() Instance {
 // NewQueues makes the instance's queues. prefix begins the names of the topics
 // they make for events that must wait.
 func NewQueues(instance Instance, kafka *broker.Client, mover Mover, prefix string, log *slog.Logger, meter metric.Meter) *Queues {
-	return &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}}
+	return &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}, desired: map[string]Desired{}}
 }
 
 // Instance names this gateway in leases.
@@ -80,6 +81,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 		if r == nil {
 			r = &running{opened: make(chan struct{}), queue: newQueue(o, qs.kafka, qs.mover, qs.instance, &qs.sequence, qs.log, newMetrics(qs.meter, o.Name))}
 			r.users = 1
+			r.queue.desired = qs.desired[o.Name]
 			qs.running[o.Name] = r
 			qs.mu.Unlock()
 			r.err = r.queue.open(ctx)

@@ -53,6 +53,11 @@ func parseCursor(text string) (map[int32]int64, error) {
 func (g *Gateway) subscriptionChanged(name string, was, is *subscription.Entry) {
 	served := func(e *subscription.Entry) bool { return e != nil && e.Problem == nil }
 	pushed := func(e *subscription.Entry) bool { return served(e) && e.Spec.Webhook != nil }
+	if is == nil {
+		g.queues.Forget(name)
+	} else {
+		g.queues.Desire(name, is.Desired)
+	}
 	ends := served(was) && (!served(is) || subscription.Changed(was, is) ||
 		pushed(was) && (!pushed(is) || subscription.WebhookChanged(was, is)))
 	if ends {

@@ -69,6 +69,7 @@ type Consumer struct {
 	fetched map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
 	ids     map[string][16]byte
 	ends    map[TopicPartition]int64
+	starts  map[TopicPartition]int64
 }
 
 // The group client's buffers are small, because what it buffers for a paused
@@ -86,7 +87,7 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}}
+	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}}
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
@@ -319,12 +320,13 @@ func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*even
 	defer consumer.kgo.AllowRebalance()
 	records := make([]*event.Record, 0, fetches.NumRecords())
 	fetches.EachRecord(func(k *kgo.Record) { records = append(records, fromRecord(k)) })
-	offer(records)
 	consumer.mu.Lock()
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
-		consumer.ends[TopicPartition{f.Topic, f.Partition}] = f.HighWatermark
+		tp := TopicPartition{f.Topic, f.Partition}
+		consumer.ends[tp], consumer.starts[tp] = f.HighWatermark, f.LogStartOffset
 	})
 	consumer.mu.Unlock()
+	offer(records)
 	if fetches.IsClientClosed() {
 		return fault.New(fault.ShuttingDown, "the consumer of group %s is closed", consumer.options.Group)
 	}
@@ -431,6 +433,17 @@ func (consumer *Consumer) Ends() map[TopicPartition]int64 {
 	consumer.mu.Lock()
 	defer consumer.mu.Unlock()
 	return maps.Clone(consumer.ends)
+}
+
+// LogStart gives where a partition began when something of it was last polled:
+// what was below is gone. -1 where that is not known.
+func (consumer *Consumer) LogStart(tp TopicPartition) int64 {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	if start, ok := consumer.starts[tp]; ok {
+		return start
+	}
+	return -1
 }
 
 // Pause stops fetching partitions and drops what is buffered of them; Resume

@@ -168,7 +168,11 @@ func (q *Queue) prepareLoop() {
 		if len(todo) == 0 {
 			continue
 		}
-		if err := q.prepare(todo); err != nil && q.ctx.Err() == nil {
+		err := q.prepare(todo)
+		q.mu.Lock()
+		q.prepareFailing = err
+		q.mu.Unlock()
+		if err != nil && q.ctx.Err() == nil {
 			wait = min(max(time.Second, 2*wait), moveRetryMax)
 			q.log.Warn("what the subscription put aside cannot be read yet; its partitions wait", "error", err, "again_after", wait)
 			timer.Reset(wait)
@@ -448,16 +452,16 @@ func (q *Queue) followLoop() {
 			}
 		}
 	})
-	lastError := ""
+	lastText := ""
 	for q.ctx.Err() == nil {
 		q.pace()
 		switch err := follower.Poll(q.ctx, pollEvents, q.offerAside); {
 		case fault.Is(err, fault.ShuttingDown):
 			return
 		case err == nil:
-			lastError = ""
-		case err.Error() != lastError:
-			lastError = err.Error()
+			lastText = ""
+		case err.Error() != lastText:
+			lastText = err.Error()
 			q.log.Warn("reading what was put aside is failing", "error", err)
 		}
 	}

@@ -21,7 +21,10 @@ type AttachOptions struct {
 	Window Window
 	Lease  time.Duration // 0: the queue's
 	Client string        // for logs
-	Token  string        // a resume token to take over; "" for a new attachment
+	Kind   string        // stream, pull or webhook
+	// Why says what the borrower itself is held up by; a zero Kind: by nothing. nil: it never is.
+	Why   func() Cause
+	Token string // a resume token to take over; "" for a new attachment
 }
 
 // Attachment is one borrower attached to a queue: a stream, a puller or a

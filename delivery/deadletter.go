@@ -77,8 +77,23 @@ func (q *Queue) bury(p *partition, e *entry, reason, why string) {
 	p.bury(e, why)
 	p.burying++
 	e.story.reason = reason
+	switch reason {
+	case reasonFilter:
+		q.filterError = q.filterError.again(why)
+	case reasonUndecodable:
+		q.undecoded = q.undecoded.again(why)
+	}
 	q.unburied = append(q.unburied, e)
 	wake(q.letterWake)
+}
+
+// again is e once more.
+func (e *lastError) again(text string) *lastError {
+	n := int64(1)
+	if e != nil {
+		n += e.count
+	}
+	return &lastError{excerpt(text, 256), n, time.Now()}
 }
 
 // letterLoop writes dead letters. An event counts as settled only when Kafka
@@ -97,6 +112,7 @@ func (q *Queue) letterLoop() {
 			topicKnown = err == nil
 			if err != nil {
 				q.mu.Lock()
+				q.letterFailing = err
 				for _, e := range q.unburied {
 					q.buryLater(e, err)
 				}

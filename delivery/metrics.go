@@ -9,10 +9,10 @@ import (
 
 // metrics are one subscription's counters.
 type metrics struct {
-	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored, aside, moveFailures, filteredTotal, cancels metric.Int64Counter
-	subscription                                                                                                                            attribute.KeyValue
-	attributes                                                                                                                              metric.MeasurementOption
-	bySettlement                                                                                                                            map[string]metric.MeasurementOption
+	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored, aside, moveFailures, filteredTotal, cancels, missedTotal metric.Int64Counter
+	subscription                                                                                                                                         attribute.KeyValue
+	attributes                                                                                                                                           metric.MeasurementOption
+	bySettlement                                                                                                                                         map[string]metric.MeasurementOption
 }
 
 // settlements are the values of the attribute "settlement".
@@ -39,6 +39,7 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 		moveFailures:       counter("postern.delivery.put_aside_failures", "Failed writes of events that must wait; they hold their partition up meanwhile"),
 		filteredTotal:      counter("postern.delivery.filtered", "Events that the filter did not pass"),
 		cancels:            counter("postern.delivery.cancelled", "Leases revoked because their event held a full partition up"),
+		missedTotal:        counter("postern.delivery.missed", "Offsets that retention removed before they were read"),
 		subscription:       attribute.String("subscription", subscription),
 		bySettlement:       map[string]metric.MeasurementOption{},
 	}
@@ -68,6 +69,7 @@ func (m *metrics) putAside(to side, n int64) {
 
 func (m *metrics) moveFailed(n int64)      { m.moveFailures.Add(context.Background(), n, m.attributes) }
 func (m *metrics) filtered(n int64)        { m.filteredTotal.Add(context.Background(), n, m.attributes) }
+func (m *metrics) missed(n int64)          { m.missedTotal.Add(context.Background(), n, m.attributes) }
 func (m *metrics) cancelled(n int64)       { m.cancels.Add(context.Background(), n, m.attributes) }
 func (m *metrics) commitFailed(n int64)    { m.commitFailures.Add(context.Background(), n, m.attributes) }
 func (m *metrics) repeated(n int64)        { m.repeats.Add(context.Background(), n, m.attributes) }

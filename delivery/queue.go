@@ -152,8 +152,8 @@ type Queue struct {
 	draining    bool
 	desired     Desired
 	interrupt   context.CancelFunc // of the poll under way
-	changed     chan struct{} // closed and replaced when a commit ends or leases come back, if someone waits
-	waiters     int           // of changed
+	changed     chan struct{}      // closed and replaced when a commit ends or leases come back, if someone waits
+	waiters     int                // of changed
 	timerWake   chan struct{}
 	commitWake  chan struct{} // something is to be committed
 	commitNow   chan struct{} // and somebody waits for it
@@ -172,7 +172,11 @@ type Queue struct {
 	unfollowing []broker.TopicPartition
 
 	// What does not work now, for people; nil when it does.
-	readFailing, commitFailing, letterFailing, moveFailing error
+	readFailing, commitFailing, letterFailing, moveFailing, prepareFailing error
+
+	missed                 *gap       // the last range that retention removed before it was read
+	lostPosition           string     // partitions whose position Kafka has lost
+	filterError, undecoded *lastError // the last ones
 }
 
 // partition is an assigned partition, or a side partition of one: its tracker
@@ -345,7 +349,7 @@ func wake(c chan struct{}) {
 
 // pollLoop reads the group's partitions into their trackers.
 func (q *Queue) pollLoop() {
-	lastError := ""
+	lastText := ""
 	for q.ctx.Err() == nil {
 		ctx, cancel := context.WithCancel(q.ctx)
 		q.mu.Lock()
@@ -359,11 +363,14 @@ func (q *Queue) pollLoop() {
 		case fault.Is(err, fault.ShuttingDown):
 			return
 		case err == nil:
-			lastError = ""
-		case err.Error() != lastError: // the client goes on trying: say it once
-			lastError = err.Error()
+			lastText = ""
+		case err.Error() != lastText: // the client goes on trying: say it once
+			lastText = err.Error()
 			q.log.Warn("reading is failing", "error", err)
 		}
+		q.mu.Lock()
+		q.readFailing = err
+		q.mu.Unlock()
 	}
 }
 
@@ -488,6 +495,9 @@ func (q *Queue) offer(records []*event.Record) {
 		if verdicts != nil {
 			v = verdicts[i]
 		}
+		if r.Offset > p.next && len(p.held) == 0 {
+			q.checkMissed(p, r.Offset)
+		}
 		if p.preparing {
 			p.held = append(p.held, held{r, v})
 			p.heldBytes += int64(r.Size())
@@ -502,6 +512,20 @@ func (q *Queue) offer(records []*event.Record) {
 			q.relieve(p, share, now)
 		}
 	}
+}
+
+// checkMissed notes what retention removed before it was read, when offset comes
+// where an earlier one was expected. (Compaction and transactions leave gaps too:
+// nothing is missing there.) q.mu is held.
+func (q *Queue) checkMissed(p *partition, offset int64) {
+	start := min(q.consumer.LogStart(p.at), offset)
+	if start <= p.next {
+		return
+	}
+	q.missed = &gap{p.at.String(), p.next, start, time.Now()}
+	q.metrics.missed(start - p.next)
+	q.log.Error("retention removed events before they were delivered; the subscription goes on behind them",
+		"partition", p.at.String(), "from", p.next, "to", start)
 }
 
 // take offers one record to its tracker. q.mu is held.

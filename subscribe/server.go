@@ -98,7 +98,7 @@ func (s *Server) Pull(ctx context.Context, request *posternv1.PullRequest) (*pos
 	attachment, _, err := queue.Attach(delivery.AttachOptions{
 		Window: delivery.Window{Messages: max(1, int(request.GetMaxMessages()))},
 		Lease:  request.GetLease().AsDuration(),
-		Client: "pull",
+		Client: "pull", Kind: "pull",
 	})
 	if err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func (s *Server) open(ctx context.Context, open *posternv1.Open) (*session, erro
 		window = delivery.Window{Messages: int(w.GetMaxMessages()), Bytes: w.GetMaxBytes()}
 	}
 	attachment, resumed, err := queue.Attach(delivery.AttachOptions{
-		Window: window, Lease: open.GetLease().AsDuration(), Client: open.GetClientId(), Token: open.GetResumeToken(),
+		Window: window, Lease: open.GetLease().AsDuration(), Client: open.GetClientId(), Kind: "stream", Token: open.GetResumeToken(),
 	})
 	if err != nil {
 		s.queues.Release(queue, delivery.LingerStream)

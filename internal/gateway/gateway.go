@@ -110,6 +110,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
 	subscriptions := subscription.NewServer(subscription.Parts{
 		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: instance.String(), Cursor: parseCursor,
+		Reporter: g.queues,
 	})
 
 	g.server, err = server.New(g.config.Listen, server.Parts{

@@ -213,7 +213,7 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 		return err
 	}
 	defer g.queues.Release(queue, 0)
-	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: pusher.Window(), Lease: pusher.Lease(), Client: "webhook"})
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: pusher.Window(), Lease: pusher.Lease(), Client: "webhook", Kind: "webhook"})
 	if err != nil {
 		return err
 	}

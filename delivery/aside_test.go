@@ -189,7 +189,7 @@ func (w *world) pass(d time.Duration) {
 	w.q.mu.Lock()
 	w.q.onTime()
 	for id := range w.held {
-		if w.q.leases[id] == nil {
+		if w.q.leases.get(id) == nil {
 			delete(w.held, id) // it ran out
 		}
 	}

@@ -96,11 +96,11 @@ func (q *Queue) resume(old *Attachment, o AttachOptions) (*Attachment, []Lease, 
 		unsent[l.ID] = true
 	}
 	var resumed []Lease
-	for id, e := range q.leases {
+	for _, e := range q.leases.all() {
 		if e.holder == old {
 			e.holder = a
-			if !unsent[id] {
-				resumed = append(resumed, Lease{ID: id, Record: e.record, Attempt: e.attempt(), Deadline: q.start.Add(e.due), LastFailure: e.failure()})
+			if !unsent[e.lease] {
+				resumed = append(resumed, Lease{ID: e.lease, Record: e.record, Attempt: e.attempt(), Deadline: q.start.Add(e.due), LastFailure: e.failure()})
 			}
 		}
 	}
@@ -197,7 +197,7 @@ func (a *Attachment) Leave() {
 	}
 	a.window = Window{}
 	for _, l := range a.pending {
-		if e := q.leases[l.ID]; e != nil {
+		if e := q.leases.get(l.ID); e != nil {
 			q.unlend(e.tracker.home, e)
 		}
 	}
@@ -211,7 +211,7 @@ func (a *Attachment) Return(leases []Lease) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, l := range leases {
-		if e := q.leases[l.ID]; e != nil {
+		if e := q.leases.get(l.ID); e != nil {
 			q.unlend(e.tracker.home, e)
 		}
 	}
@@ -223,7 +223,7 @@ func (q *Queue) release(a *Attachment) {
 	if i := slices.Index(q.attachments, a); i >= 0 {
 		q.attachments = slices.Delete(q.attachments, i, i+1)
 	}
-	for _, e := range q.leases {
+	for _, e := range q.leases.all() {
 		switch {
 		case e.holder != a:
 		case a.unsend(e.lease):

@@ -63,7 +63,7 @@ func (o owner) Revoked(ctx context.Context, tps []broker.TopicPartition) {
 			}
 		}
 	}
-	for _, e := range q.leases {
+	for _, e := range q.leases.all() {
 		p := e.tracker.home
 		switch {
 		case !only[p.at]:
@@ -108,14 +108,14 @@ func (q *Queue) Lost(tps []broker.TopicPartition) {
 
 // forget drops p's state; what is lent of it is revoked. q.mu is held.
 func (q *Queue) forget(p *partition, why string) {
-	for id, e := range q.leases {
+	for _, e := range q.leases.all() {
 		if e.tracker != p.Tracker {
 			continue
 		}
-		e.holder.revoke(id, why)
+		e.holder.revoke(e.lease, why)
 		e.holder.messages--
 		e.holder.bytes -= int64(e.size)
-		delete(q.leases, id)
+		q.leases.remove(e)
 	}
 	delete(q.trackers, p.at)
 	q.rotation = slices.DeleteFunc(q.rotation, func(other *partition) bool { return other == p })

@@ -146,7 +146,7 @@ type Queue struct {
 	trackers    map[broker.TopicPartition]*partition
 	rotation    []*partition // the partitions in the order they are asked for events
 	turn        int
-	leases      map[ID]*entry
+	leases      leaseTable
 	expired     expiredLeases
 	attachments []*Attachment
 	draining    bool
@@ -230,7 +230,7 @@ func newQueue(o Options, kafka *broker.Client, mover Mover, instance Instance, s
 	return &Queue{
 		options: o, kafka: kafka, mover: mover, instance: instance, sequence: sequence, metrics: m, seed: maphash.MakeSeed(), moveAtOnce: moveEvents,
 		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
-		trackers: map[broker.TopicPartition]*partition{}, leases: map[ID]*entry{},
+		trackers:   map[broker.TopicPartition]*partition{},
 		committing: make(chan struct{}, 1), changed: make(chan struct{}), timerWake: make(chan struct{}, 1),
 		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1),
 		prepareWake: make(chan struct{}, 1), moveWake: make(chan struct{}, 1), followWake: make(chan struct{}, 1),
@@ -299,7 +299,7 @@ func (q *Queue) drain() {
 func (q *Queue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.leases) == 0
+	return q.leases.count == 0
 }
 
 func (q *Queue) now() time.Duration { return time.Since(q.start) }
@@ -561,7 +561,7 @@ func (q *Queue) dispatch() {
 	}
 	now := q.now()
 	wall := time.Now()
-	misses := 0
+	misses, given := 0, int64(0)
 	for misses < len(q.rotation) {
 		q.turn = (q.turn + 1) % len(q.rotation)
 		p := q.rotation[q.turn]
@@ -588,7 +588,11 @@ func (q *Queue) dispatch() {
 				continue
 			}
 			q.lendTo(a, p, e, now, wall)
+			given++
 		}
+	}
+	if given > 0 {
+		q.metrics.lent(given)
 	}
 	for _, a := range q.attachments {
 		if len(a.pending) > 0 {
@@ -631,11 +635,10 @@ func (q *Queue) lendTo(a *Attachment, p *partition, e *entry, now time.Duration,
 	}
 	p.lend(e, id, a, now, now+lease, now+max(lease, MaxLease))
 	q.touch(p)
-	q.leases[id] = e
+	q.leases.add(e)
 	a.messages++
 	a.bytes += int64(e.size)
 	a.pending = append(a.pending, Lease{ID: id, Record: e.record, Attempt: e.attempt(), Deadline: wall.Add(lease), LastFailure: e.failure()})
-	q.metrics.lent(1)
 }
 
 // touch notes that p must be committed. q.mu is held.
@@ -742,12 +745,12 @@ func (q *Queue) failed(p *partition, e *entry, why string, delay time.Duration) 
 
 // takeBack ends e's lease on the holder's side.
 func (q *Queue) takeBack(e *entry) {
-	delete(q.leases, e.lease)
+	q.leases.remove(e)
 	if a := e.holder; a != nil {
 		a.messages--
 		a.bytes -= int64(e.size)
 	}
-	if q.waiters > 0 && (len(q.leases) == 0 || e.tracker.lent <= 1) {
+	if q.waiters > 0 && (q.leases.count == 0 || e.tracker.lent <= 1) {
 		q.signal()
 	}
 }

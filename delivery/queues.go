@@ -200,7 +200,7 @@ func (qs *Queues) Close(ctx context.Context) {
 			if r.err != nil {
 				return
 			}
-			r.queue.await(ctx, func() bool { return len(r.queue.leases) == 0 })
+			r.queue.await(ctx, func() bool { return r.queue.leases.count == 0 })
 			r.queue.close()
 		})
 	}

@@ -6,46 +6,111 @@ import (
 )
 
 // Ticket names the state of the partitions after a Settle, for Committed.
-type Ticket struct{ versions map[*partition]uint64 }
+type Ticket struct {
+	versions    map[*partition]uint64
+	last        *partition // noted and not in versions yet: most settlements are of one partition
+	lastVersion uint64
+}
 
 // Settle takes what borrowers say of leases and answers each in order. The
 // ticket tells Committed what to wait for; its zero value waits for nothing.
 func (q *Queue) Settle(settlements []Settlement) ([]Result, Ticket) {
-	results := make([]Result, len(settlements))
 	var t Ticket
-	var last *partition
+	results := q.SettleMore(settlements, &t)
+	return results, t
+}
+
+// SettleMore is Settle that adds to a ticket.
+func (q *Queue) SettleMore(settlements []Settlement, t *Ticket) []Result {
+	if len(settlements) == 0 {
+		return nil
+	}
+	results := make([]Result, len(settlements))
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.now()
 	for i := range settlements {
 		p := q.settleOne(&settlements[i], now, &results[i])
-		if p == nil || settlements[i].Word == Extend {
-			continue
+		if p != nil && settlements[i].Word != Extend {
+			t.note(p)
 		}
-		if p != last {
-			if t.versions == nil {
-				t.versions = map[*partition]uint64{}
-			}
-			last = p
-		}
-		t.versions[p] = p.version
 	}
 	q.dispatch()
 	q.checkRoom()
-	return results, t
+	return results
+}
+
+// Ack is Settle with Ack for all ids; it answers only those that were not taken,
+// in their order.
+func (q *Queue) Ack(ids []uint64) (refused []Result, t Ticket) {
+	if len(ids) == 0 {
+		return nil, t
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	taken := int64(0)
+	for _, id := range ids {
+		e := q.leases.get(ID(id))
+		if e == nil {
+			r := Result{ID: ID(id), Outcome: q.gone(ID(id))}
+			q.metrics.settled(r.Outcome.String(), 1)
+			refused = append(refused, r)
+			continue
+		}
+		p := e.tracker.home
+		q.ack(p, e)
+		t.note(p)
+		taken++
+	}
+	q.metrics.settled(Ack.String(), taken)
+	q.dispatch()
+	q.checkRoom()
+	return refused, t
+}
+
+// ack settles e. q.mu is held.
+func (q *Queue) ack(p *partition, e *entry) {
+	q.takeBack(e)
+	q.touch(p)
+	q.budget.succeeded()
+	q.settle(p, e)
+}
+
+// note lets the ticket wait for p as it is now.
+func (t *Ticket) note(p *partition) {
+	if t.versions == nil {
+		t.versions = map[*partition]uint64{}
+	}
+	if p == t.last {
+		t.lastVersion = p.version
+		return
+	}
+	t.flush()
+	t.last, t.lastVersion = p, p.version
+}
+
+// flush moves the partition noted last into the map.
+func (t *Ticket) flush() {
+	if t.last != nil {
+		t.versions[t.last] = t.lastVersion
+	}
 }
 
 // Committed waits until Kafka has what was settled up to the ticket; false
 // when ctx ends first or a partition went to another instance meanwhile.
 func (q *Queue) Committed(ctx context.Context, t Ticket) bool {
-	return len(t.versions) == 0 || q.awaitCommit(ctx, t.versions)
+	if t.last == nil {
+		return true
+	}
+	t.flush()
+	return q.awaitCommit(ctx, t.versions)
 }
 
 // SettleCommitted is Settle and Committed in one: what was accepted is
 // answered Committed if Kafka has it when this returns.
 func (q *Queue) SettleCommitted(ctx context.Context, settlements []Settlement) []Result {
 	results, ticket := q.Settle(settlements)
-	if len(ticket.versions) == 0 || !q.Committed(ctx, ticket) {
+	if ticket.last == nil || !q.Committed(ctx, ticket) {
 		return results
 	}
 	for i := range results {
@@ -59,7 +124,7 @@ func (q *Queue) SettleCommitted(ctx context.Context, settlements []Settlement) [
 // settleOne applies one settlement; it returns the partition it changed.
 func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partition {
 	r.ID = s.ID
-	e := q.leases[s.ID]
+	e := q.leases.get(s.ID)
 	if e == nil {
 		r.Outcome = q.gone(s.ID)
 		q.metrics.settled(r.Outcome.String(), 1)
@@ -72,10 +137,7 @@ func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partitio
 	}
 	switch s.Word {
 	case Ack, Drop:
-		q.takeBack(e)
-		q.touch(p)
-		q.budget.succeeded()
-		q.settle(p, e)
+		q.ack(p, e)
 	case Nack:
 		delay := time.Duration(-1)
 		if s.HasDelay {

@@ -236,7 +236,7 @@ func (q *Queue) report() Report {
 			f.room -= max(0, a.window.Messages-a.messages)
 		}
 		f.lent += a.messages
-		for _, e := range q.leases {
+		for _, e := range q.leases.all() {
 			if e.holder == a {
 				c.OldestLease = max(c.OldestLease, now-e.lentAt(q.options.Lease, a))
 			}

@@ -80,7 +80,7 @@ func (s *Server) Stream(request *posternv1.StreamRequest, stream grpc.ServerStre
 	if err != nil {
 		return err
 	}
-	return session.serve(stream.Context(), stream.Send, sendDeliveries(stream.Send), request.GetAckOnSend())
+	return session.serve(stream.Context(), stream.Send, sendDeliveries(stream), request.GetAckOnSend())
 }
 
 // Pull lends events to a caller who asks again and again.

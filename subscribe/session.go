@@ -130,11 +130,14 @@ func protoJSON(m proto.Message) []byte {
 	return b
 }
 
-// sendDeliveries makes what sends a batch of leases as a message.
-func sendDeliveries(send func(*posternv1.SubscribeResponse) error) func([]delivery.Lease) error {
+// sendDeliveries makes what sends a batch of leases as a message, encoded from
+// the records themselves.
+func sendDeliveries(stream grpc.ServerStream) func([]delivery.Lease) error {
+	frame := &deliveryFrame{}
 	return func(leases []delivery.Lease) error {
-		batch := &posternv1.DeliveryBatch{Deliveries: deliveriesOf(leases)}
-		return send(&posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Deliveries{Deliveries: batch}})
+		frame.set(leases)
+		defer frame.release()
+		return stream.SendMsg(frame) // it is encoded when this returns
 	}
 }
 
@@ -182,7 +185,7 @@ func (s *sender) quietFor() time.Duration {
 func (s *session) serveBidi(ctx context.Context, stream grpc.BidiStreamingServer[posternv1.SubscribeRequest, posternv1.SubscribeResponse]) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	out := newSender(stream.Send, sendDeliveries(stream.Send))
+	out := newSender(stream.Send, sendDeliveries(stream))
 	if err := out.frame(ctx, &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Opened{Opened: s.opened}}); err != nil {
 		s.close(resumeGrace)
 		return err
@@ -351,10 +354,17 @@ type awaited struct {
 
 // settle applies a frame. What was not taken is answered at once; what was, as the client asked.
 func (s *session) settle(ctx context.Context, batch *posternv1.SettleBatch, committed chan<- awaited, out *sender) error {
-	settlements := settlementsOf(batch.GetAcks(), batch.GetSettlements())
-	results, ticket := s.queue.Settle(settlements)
 	receipts := &posternv1.Receipts{}
 	var accepted []uint64
+	refused, ticket := s.queue.Ack(batch.GetAcks())
+	for _, r := range refused {
+		receipts.Results = append(receipts.Results, resultOf(r))
+	}
+	if s.confirm >= posternv1.Confirm_CONFIRM_ON_ACCEPT {
+		accepted = acceptedOf(batch.GetAcks(), refused)
+	}
+	settlements := settlementsOf(nil, batch.GetSettlements())
+	results := s.queue.SettleMore(settlements, &ticket)
 	for i, r := range results {
 		if r.Outcome == delivery.Accepted && settlements[i].Word != delivery.Extend {
 			if s.confirm >= posternv1.Confirm_CONFIRM_ON_ACCEPT {
@@ -380,6 +390,22 @@ func (s *session) settle(ctx context.Context, batch *posternv1.SettleBatch, comm
 		}
 	}
 	return nil
+}
+
+// acceptedOf gives the ids that are not among the refused, which are in their order.
+func acceptedOf(ids []uint64, refused []delivery.Result) []uint64 {
+	if len(refused) == 0 {
+		return ids
+	}
+	accepted := make([]uint64, 0, len(ids))
+	for _, id := range ids {
+		if len(refused) > 0 && refused[0].ID == delivery.ID(id) {
+			refused = refused[1:]
+			continue
+		}
+		accepted = append(accepted, id)
+	}
+	return accepted
 }
 
 // confirmCommits answers settlements as their commits become durable; those

@@ -34,6 +34,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/postern-dev/postern/internal/setting"
+	"github.com/postern-dev/postern/internal/wire"
 )
 
 // Options says where to listen and who may come in.
@@ -195,6 +196,7 @@ func New(o Options, p Parts) (*Server, error) {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.NumStreamWorkers(streamWorkers),
 		experimental.BufferPool(buffers),
+		grpc.ForceServerCodecV2(wire.NewCodec(buffers)),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

@@ -2,6 +2,6 @@ package wire
 
 import "strings"
 
-// validUTF8 replaces what is not UTF-8: a proto3 string cannot carry it, and
+// ValidUTF8 replaces what is not UTF-8: a proto3 string cannot carry it, and
 // one such header name must not make its event undeliverable.
-func validUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+func ValidUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

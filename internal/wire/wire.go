@@ -79,7 +79,7 @@ func FillEvent(m *posternv1.Event, timestamp *timestamppb.Timestamp, r *event.Re
 	if n := len(e.Headers); n > 0 {
 		m.Headers = make([]*posternv1.Header, n)
 		for i, h := range e.Headers {
-			m.Headers[i] = &posternv1.Header{Name: validUTF8(h.Name), Value: h.Value}
+			m.Headers[i] = &posternv1.Header{Name: ValidUTF8(h.Name), Value: h.Value}
 		}
 	}
 }
@@ -128,17 +128,17 @@ func Status(err error) *rpcstatus.Status {
 	if f == nil {
 		return nil
 	}
-	s := &rpcstatus.Status{Code: int32(codeOf[f.Kind()]), Message: validUTF8(f.Message)}
+	s := &rpcstatus.Status{Code: int32(codeOf[f.Kind()]), Message: ValidUTF8(f.Message)}
 	metadata := make(map[string]string, len(f.Metadata))
 	for _, k := range slices.Sorted(maps.Keys(f.Metadata)) {
-		metadata[k] = validUTF8(f.Metadata[k])
+		metadata[k] = ValidUTF8(f.Metadata[k])
 	}
 	attach(s, &errdetails.ErrorInfo{Reason: string(f.Reason), Domain: fault.Domain, Metadata: metadata})
 	if len(f.Violations) > 0 {
 		bad := &errdetails.BadRequest{}
 		for _, v := range f.Violations {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
-				Field: validUTF8(v.Field), Description: validUTF8(v.Description), Reason: string(f.Reason),
+				Field: ValidUTF8(v.Field), Description: ValidUTF8(v.Description), Reason: string(f.Reason),
 			})
 		}
 		attach(s, bad)

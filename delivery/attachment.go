@@ -25,6 +25,8 @@ type AttachOptions struct {
 	// Why says what the borrower itself is held up by; a zero Kind: by nothing. nil: it never is.
 	Why   func() Cause
 	Token string // a resume token to take over; "" for a new attachment
+	// AutoExtend keeps leases from running out while the borrower is attached, up to MaxLease each.
+	AutoExtend bool
 }
 
 // Attachment is one borrower attached to a queue: a stream, a puller or a

@@ -626,10 +626,7 @@ func (q *Queue) roomiest(size int64) *Attachment {
 
 func (q *Queue) lendTo(a *Attachment, p *partition, e *entry, now time.Duration, wall time.Time) {
 	id := q.instance.id(q.sequence.Add(1))
-	lease := q.options.Lease
-	if a.options.Lease > 0 {
-		lease = a.options.Lease
-	}
+	lease := q.leaseOf(a)
 	if due, ok := p.timers.next(); !ok || now+lease < due {
 		q.rearm()
 	}
@@ -639,6 +636,14 @@ func (q *Queue) lendTo(a *Attachment, p *partition, e *entry, now time.Duration,
 	a.messages++
 	a.bytes += int64(e.size)
 	a.pending = append(a.pending, Lease{ID: id, Record: e.record, Attempt: e.attempt(), Deadline: wall.Add(lease), LastFailure: e.failure()})
+}
+
+// leaseOf is how long events are lent to a.
+func (q *Queue) leaseOf(a *Attachment) time.Duration {
+	if a.options.Lease > 0 {
+		return a.options.Lease
+	}
+	return q.options.Lease
 }
 
 // touch notes that p must be committed. q.mu is held.
@@ -683,6 +688,10 @@ func (q *Queue) onTime() time.Duration {
 			case lent:
 				if e.holder.unsend(e.lease) {
 					q.unlend(p, e)
+					continue
+				}
+				if a := e.holder; a.options.AutoExtend && a.detached == nil && e.due < e.until && !e.cancelled {
+					p.extend(e, now+q.leaseOf(a))
 					continue
 				}
 				q.expired.add(e.lease)

@@ -238,7 +238,7 @@ func (q *Queue) report() Report {
 		f.lent += a.messages
 		for _, e := range q.leases.all() {
 			if e.holder == a {
-				c.OldestLease = max(c.OldestLease, now-e.lentAt(q.options.Lease, a))
+				c.OldestLease = max(c.OldestLease, now-e.lentAt(q.leaseOf(a)))
 			}
 		}
 		f.oldest = max(f.oldest, c.OldestLease)
@@ -254,10 +254,7 @@ func (q *Queue) report() Report {
 }
 
 // lentAt is when e's current lease began, told by when it may end at the latest.
-func (e *entry) lentAt(lease time.Duration, a *Attachment) time.Duration {
-	if a.options.Lease > 0 {
-		lease = a.options.Lease
-	}
+func (e *entry) lentAt(lease time.Duration) time.Duration {
 	return e.until - max(lease, MaxLease)
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -38,6 +39,11 @@ const (
 	// tier of grpc-go's buffer pool.
 	batchEvents = 500
 	batchBytes  = 256 << 10
+	// slowConsumer is how long a message may wait for its reader before the stream is
+	// cut: longer than a pause for garbage or a moved machine, shorter than anybody
+	// would want leases to be held by one who does not read.
+	slowConsumer = time.Minute
+	stuckEvery   = 5 * time.Second
 	// receiptsAhead bounds the settle frames whose commit is awaited at once.
 	receiptsAhead = 1024
 )
@@ -67,7 +73,7 @@ func (s *Server) open(ctx context.Context, open *posternv1.Open) (*session, erro
 		window = delivery.Window{Messages: int(w.GetMaxMessages()), Bytes: w.GetMaxBytes()}
 	}
 	attachment, resumed, err := queue.Attach(delivery.AttachOptions{
-		Window: window, Lease: open.GetLease().AsDuration(), Client: open.GetClientId(), Kind: "stream", Token: open.GetResumeToken(),
+		Window: window, Lease: open.GetLease().AsDuration(), Client: open.GetClientId(), Kind: "stream", Token: open.GetResumeToken(), AutoExtend: open.GetAutoExtend(),
 	})
 	if err != nil {
 		s.queues.Release(queue, delivery.LingerStream)
@@ -144,6 +150,7 @@ func sendDeliveries(stream grpc.ServerStream) func([]delivery.Lease) error {
 // sender writes frames one at a time and knows when the last one went.
 type sender struct {
 	slot chan struct{} // one; a lock that a fake clock can see through
+	from atomic.Int64  // when the write under way began, UnixNano; 0: none
 	send func(*posternv1.SubscribeResponse) error
 	lend func([]delivery.Lease) error
 	last time.Time
@@ -170,7 +177,17 @@ func (s *sender) alone(ctx context.Context, write func() error) error {
 	}
 	defer func() { <-s.slot }()
 	s.last = time.Now()
+	s.from.Store(s.last.UnixNano())
+	defer s.from.Store(0)
 	return write()
+}
+
+// stuckFor is how long the write under way has taken.
+func (s *sender) stuckFor() time.Duration {
+	if from := s.from.Load(); from != 0 {
+		return time.Since(time.Unix(0, from))
+	}
+	return 0
 }
 
 // quietFor is how long nothing was sent.
@@ -200,7 +217,7 @@ func (s *session) serveBidi(ctx context.Context, stream grpc.BidiStreamingServer
 		ended <- err
 		cancel(errClientDone)
 	}()
-	err := s.deliver(ctx, out, false)
+	err := s.deliverToReader(ctx, out, false)
 	if errors.Is(context.Cause(ctx), errClientDone) {
 		err = <-ended
 		settlers.Wait()
@@ -220,10 +237,30 @@ func (s *session) serve(ctx context.Context, send func(*posternv1.SubscribeRespo
 	out := newSender(send, lend)
 	err := out.frame(ctx, &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Opened{Opened: s.opened}})
 	if err == nil {
-		err = s.deliver(ctx, out, ackOnSend)
+		err = s.deliverToReader(ctx, out, ackOnSend)
 	}
 	s.close(resumeGrace)
 	return err
+}
+
+// deliverToReader is deliver until the client stops reading: it costs what one
+// message does, and is told why its stream ends.
+func (s *session) deliverToReader(ctx context.Context, out *sender, ackOnSend bool) error {
+	done := make(chan error, 1)
+	go func() { done <- s.deliver(ctx, out, ackOnSend) }() // a write that is stuck ends with the stream, that is when this handler has returned
+	ticker := time.NewTicker(stuckEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ticker.C:
+			if stuck := out.stuckFor(); stuck >= slowConsumer {
+				return fault.New(fault.SlowConsumer, "the stream was not read for %s: read on while you work, or take a smaller window", stuck.Round(time.Second)).
+					With("subscription", s.opened.GetSubscription())
+			}
+		}
+	}
 }
 
 // deliver sends deliveries, revocations, heartbeats and the drain notice.

@@ -285,7 +285,11 @@ type Open struct {
 	// How long your deliveries are lent; default the subscription's lease.
 	Lease *durationpb.Duration `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
 	// Which settlements get a receipt.
-	Confirm       Confirm `protobuf:"varint,7,opt,name=confirm,proto3,enum=postern.v1.Confirm" json:"confirm,omitempty"`
+	Confirm Confirm `protobuf:"varint,7,opt,name=confirm,proto3,enum=postern.v1.Confirm" json:"confirm,omitempty"`
+	// Leases do not run out while the stream is open, up to 1 h each: for handlers
+	// that take their time and clients that cannot extend. A client that hangs
+	// then holds its events for that long.
+	AutoExtend    bool `protobuf:"varint,9,opt,name=auto_extend,json=autoExtend,proto3" json:"auto_extend,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -367,6 +371,13 @@ func (x *Open) GetConfirm() Confirm {
 		return x.Confirm
 	}
 	return Confirm_CONFIRM_UNSPECIFIED
+}
+
+func (x *Open) GetAutoExtend() bool {
+	if x != nil {
+		return x.AutoExtend
+	}
+	return false
 }
 
 // Window bounds what may be unsettled at once on a stream. Absolute, not
@@ -2044,7 +2055,7 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\x06window\x18\x02 \x01(\v2\x12.postern.v1.WindowH\x00R\x06window\x121\n" +
 	"\x06settle\x18\x03 \x01(\v2\x17.postern.v1.SettleBatchH\x00R\x06settle\x12&\n" +
 	"\x04ping\x18\x04 \x01(\v2\x10.postern.v1.PingH\x00R\x04pingB\a\n" +
-	"\x05frame\"\xe0\x02\n" +
+	"\x05frame\"\x81\x03\n" +
 	"\x04Open\x12+\n" +
 	"\fsubscription\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18dR\fsubscription\x120\n" +
 	"\x06inline\x18\x02 \x01(\v2\x18.postern.v1.SubscriptionR\x06inline\x12%\n" +
@@ -2052,7 +2063,9 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\fresume_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\vresumeToken\x12*\n" +
 	"\x06window\x18\x05 \x01(\v2\x12.postern.v1.WindowR\x06window\x12@\n" +
 	"\x05lease\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x05lease\x127\n" +
-	"\aconfirm\x18\a \x01(\x0e2\x13.postern.v1.ConfirmB\b\xbaH\x05\x82\x01\x02\x10\x01R\aconfirm\"^\n" +
+	"\aconfirm\x18\a \x01(\x0e2\x13.postern.v1.ConfirmB\b\xbaH\x05\x82\x01\x02\x10\x01R\aconfirm\x12\x1f\n" +
+	"\vauto_extend\x18\t \x01(\bR\n" +
+	"autoExtend\"^\n" +
 	"\x06Window\x12.\n" +
 	"\fmax_messages\x18\x01 \x01(\x03B\v\xbaH\b\"\x06\x18\xa0\x8d\x06(\x00R\vmaxMessages\x12$\n" +
 	"\tmax_bytes\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\bmaxBytes\"[\n" +

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -403,6 +404,46 @@ func TestManyKeysWithManyOutstandingNeverStopForGood(t *testing.T) {
 			t.Fatalf("%d characters of metadata", len(metadata))
 		}
 	}
+}
+
+// What an outstanding event costs beside itself: its entry, its place in the
+// tails, in the ready heap or the timers, and among the leases.
+func TestAnOutstandingEventCostsAtMost200BytesBesideItself(t *testing.T) {
+	const events = 100_000
+	records := make([]*event.Record, events)
+	for i := range records {
+		records[i] = &event.Record{Offset: int64(i), Key: fmt.Append(nil, "key-", i), Value: []byte("v")}
+	}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	tracker := newTracker(OrderKey, 0, progress{}, seed)
+	for _, r := range records {
+		tracker.offer(r)
+	}
+	offered := heap()
+	var leases leaseTable
+	for i := range 1500 { // as many as the metadata of one partition allows is enough to weigh them
+		e := tracker.peek()
+		if e == nil {
+			break
+		}
+		tracker.lend(e, ID(i+1), nil, 0, time.Minute, time.Hour)
+		leases.add(e)
+	}
+	each := float64(offered-before) / events
+	lentBytes := float64(heap()) - float64(offered)
+	t.Logf("%.0f bytes an event, %.0f more for each that is lent", each, lentBytes/float64(leases.count))
+	if each > 200 || each+lentBytes/float64(leases.count) > 200 {
+		t.Errorf("%.0f bytes an event, %.0f more for each that is lent", each, lentBytes/float64(leases.count))
+	}
+	runtime.KeepAlive(records)
+	runtime.KeepAlive(tracker)
 }
 
 func BenchmarkTrackerOfferLendSettle(b *testing.B) {

@@ -55,6 +55,15 @@ type Options struct {
 	// have); at least what the broker allows, 6s by default.
 	SessionTimeout time.Duration `yaml:"session_timeout"`
 
+	// GroupProtocol is classic (default; cooperative-sticky) or consumer (KIP-848,
+	// where the broker offers it): rebalances then stop nobody, but the broker says
+	// how soon a dead member is missed (group.consumer.session.timeout.ms, 45s).
+	GroupProtocol string `yaml:"group_protocol"`
+	// StaticMembership is a name that this gateway has again after a restart, such as
+	// a StatefulSet's pod: it then gets its partitions back without a rebalance if it
+	// is there again within session_timeout, and they wait for it meanwhile.
+	StaticMembership string `yaml:"static_membership"`
+
 	// MaxEventBytes bounds one event: the largest that publishing admits. Default 1MiB.
 	MaxEventBytes setting.Bytes `yaml:"-"`
 	// AutoCreateTopics lets a publish to an unknown topic create it (`postern dev` only).
@@ -150,6 +159,12 @@ func (o Options) Validate() error {
 	}
 	if o.SessionTimeout < 0 || o.SessionTimeout > 0 && o.SessionTimeout < time.Second {
 		bad("session_timeout", "%s is too short: at least 1s, and what the brokers allow (group.min.session.timeout.ms)", o.SessionTimeout)
+	}
+	if p := o.GroupProtocol; p != "" && p != "classic" && p != "consumer" {
+		bad("group_protocol", "%q is not offered: use classic or consumer", p)
+	}
+	if len(o.StaticMembership) > 200 {
+		bad("static_membership", "a member's name has at most 200 bytes")
 	}
 	if o.PublishBuffer < 0 || o.PublishBuffer > 0 && o.PublishBuffer < 1<<20 {
 		bad("publish_buffer", "%s is too small: at least 1MiB", o.PublishBuffer)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +30,12 @@ type Start struct {
 type ConsumerOptions struct {
 	Group  string
 	Topics []string
-	Start  Start // applied once, when the group's first commit is written
+	// Pattern reads, in place of Topics, all topics it matches, those created later
+	// too: a glob as in path.Match. Names that begin with an underscore never match,
+	// nor do those that Except names.
+	Pattern string
+	Except  func(topic string) bool
+	Start   Start // applied once, when the group's first commit is written
 }
 
 // Assigned is one partition that became ours, with what its last owner left.
@@ -65,7 +72,11 @@ type Consumer struct {
 
 	joined chan struct{} // closed once kgo is set: callbacks may come before
 
+	watching context.CancelFunc // ends the watch for topics
+	watched  sync.WaitGroup
+
 	mu      sync.Mutex
+	topics  []string                                                       // read now
 	fetched map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
 	ids     map[string][16]byte
 	ends    map[TopicPartition]int64
@@ -87,7 +98,7 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}}
+	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}}
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
@@ -96,9 +107,16 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 	if err := consumer.beginPatiently(ctx); err != nil {
 		return err
 	}
-	group, err := kgo.NewClient(append([]kgo.Opt{
+	var extra []kgo.Opt
+	if c.options.GroupProtocol == "consumer" {
+		extra = append(extra, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer()))
+	}
+	if c.options.StaticMembership != "" {
+		extra = append(extra, kgo.InstanceID(c.options.StaticMembership))
+	}
+	group, err := kgo.NewClient(append(append([]kgo.Opt{
 		kgo.ConsumerGroup(o.Group),
-		kgo.ConsumeTopics(o.Topics...),
+		kgo.ConsumeTopics(consumer.reading()...),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(), // a polled record must not outlive its assignment: its offset would be taken for a later one's
@@ -126,13 +144,73 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 				consumer.Resume(tps)
 			}
 		}),
-	}, c.base...)...)
+	}, extra...), c.base...)...)
 	if err != nil {
 		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
 	}
 	consumer.kgo = group
 	close(consumer.joined)
+	if o.Pattern != "" {
+		watch, cancel := context.WithCancel(context.Background())
+		consumer.watching = cancel
+		consumer.watched.Go(func() { consumer.watch(watch) })
+	}
 	return nil
+}
+
+// watch looks for topics that the pattern matches, as often as the client looks
+// for new partitions.
+func (consumer *Consumer) watch(ctx context.Context) {
+	ticker := time.NewTicker(patternEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		found, err := consumer.matching(ctx)
+		if err != nil {
+			continue // the group's own reading says what is wrong
+		}
+		consumer.mu.Lock()
+		var more []string
+		for _, t := range found {
+			if !slices.Contains(consumer.topics, t) {
+				more = append(more, t)
+			}
+		}
+		consumer.topics = append(consumer.topics, more...)
+		consumer.mu.Unlock()
+		consumer.kgo.AddConsumeTopics(more...)
+	}
+}
+
+// patternEvery is how soon a new topic of a pattern is found.
+const patternEvery = 30 * time.Second
+
+// matching lists the topics that the pattern matches.
+func (consumer *Consumer) matching(ctx context.Context) ([]string, error) {
+	o := consumer.options
+	all, err := consumer.client.Topics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, t := range all {
+		ok, _ := path.Match(o.Pattern, t.Name) // checked where it was declared
+		if ok && !t.Internal && !strings.HasPrefix(t.Name, "_") && (o.Except == nil || !o.Except(t.Name)) {
+			found = append(found, t.Name)
+		}
+	}
+	return found, nil
+}
+
+// reading gives the topics that are read now.
+func (consumer *Consumer) reading() []string {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	return slices.Clone(consumer.topics)
 }
 
 // How long Join puts up with a coordinator that is not there yet: a fresh
@@ -167,14 +245,23 @@ func (consumer *Consumer) beginPatiently(ctx context.Context) error {
 // one appeared later and begin at their start.
 func (consumer *Consumer) begin(ctx context.Context) error {
 	c, o := consumer.client, consumer.options
-	topics, err := c.Topics(ctx, o.Topics...)
+	if o.Pattern != "" {
+		found, err := consumer.matching(ctx)
+		if err != nil || len(found) == 0 { // those that come later begin at their start
+			return err
+		}
+		consumer.mu.Lock()
+		consumer.topics = found
+		consumer.mu.Unlock()
+	}
+	topics, err := c.Topics(ctx, consumer.reading()...)
 	if fault.Is(err, fault.UnknownTopic) && c.options.AutoCreateTopics {
 		for _, t := range o.Topics {
 			if err := c.CreateTopic(ctx, t, 0, nil); err != nil {
 				return err
 			}
 		}
-		topics, err = c.Topics(ctx, o.Topics...)
+		topics, err = c.Topics(ctx, consumer.reading()...)
 	}
 	if err != nil {
 		return err
@@ -182,7 +269,7 @@ func (consumer *Consumer) begin(ctx context.Context) error {
 	for _, t := range topics {
 		consumer.ids[t.Name] = t.ID
 	}
-	committed, err := c.Committed(ctx, o.Group, o.Topics...)
+	committed, err := c.Committed(ctx, o.Group, consumer.reading()...)
 	if err != nil || len(committed) > 0 {
 		return err
 	}
@@ -284,7 +371,7 @@ func (consumer *Consumer) nameOf(id [16]byte) string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	for _, t := range consumer.options.Topics {
+	for _, t := range consumer.reading() {
 		consumer.idOf(ctx, t)
 	}
 	return consumer.cachedName(id)
@@ -342,7 +429,7 @@ func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*even
 
 // reads reports whether topic is one of the group's own.
 func (consumer *Consumer) reads(topic string) bool {
-	return slices.Contains(consumer.options.Topics, topic)
+	return slices.Contains(consumer.reading(), topic)
 }
 
 // Commit writes positions with their metadata and answers, for each partition
@@ -453,8 +540,25 @@ func (consumer *Consumer) Pause(tps []TopicPartition) { consumer.kgo.PauseFetchP
 // Resume undoes Pause.
 func (consumer *Consumer) Resume(tps []TopicPartition) { consumer.kgo.ResumeFetchPartitions(nest(tps)) }
 
-// Close leaves the group, after Owner.Revoked for what is still assigned. Only after Join.
-func (consumer *Consumer) Close() { consumer.kgo.CloseAllowingRebalance() }
+// Close leaves the group, after Owner.Revoked for what is still assigned. Only
+// after Join. A static member stays one until its session ends, unless it leaves
+// for good.
+func (consumer *Consumer) Close(forGood bool) {
+	if consumer.watching != nil {
+		consumer.watching()
+		consumer.watched.Wait()
+	}
+	consumer.kgo.CloseAllowingRebalance()
+	if name := consumer.client.options.StaticMembership; forGood && name != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+		defer cancel()
+		leave := kadm.LeaveGroup(consumer.options.Group).InstanceIDs(name).Reason("nobody reads the subscription here")
+		if _, err := consumer.client.admin.LeaveGroup(ctx, leave); err != nil && consumer.client.options.Logger != nil {
+			consumer.client.options.Logger.Warn("a static member could not leave its group; its partitions wait for its session to end",
+				"group", consumer.options.Group, "member", name, "error", err)
+		}
+	}
+}
 
 func flatten(by map[string][]int32) []TopicPartition {
 	var tps []TopicPartition

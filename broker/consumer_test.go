@@ -86,7 +86,7 @@ func (m *member) poll() {
 			stopped = true
 			cancel()
 			<-done
-			m.Close()
+			m.Close(true)
 		}
 	}
 	m.t.Cleanup(m.stop)

@@ -62,3 +62,27 @@ func TestAnEventOutlastsHalfAMinuteWithoutReplicas(t *testing.T) {
 		p.Close()
 	})
 }
+
+// A topic that appears later and matches is read from its start; the gateway's
+// own, and those that are left out, are not.
+func TestATopicCreatedLaterThatMatchesIsReadFromItsStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := brokertest.Virtual(t)
+		first := c.Topic("orders.a", 1)
+		m := join(t, c.Client(), broker.ConsumerOptions{
+			Group: c.Name("mail"), Pattern: "orders.*", Start: broker.Start{Latest: true}, Except: func(topic string) bool { return topic == "orders.dead" },
+		})
+		take(t, m.assigned, 1, "partitions")
+		later := c.Topic("orders.b", 1)
+		c.Topic("orders.dead", 1)
+		c.Topic("_orders.own", 1)
+		c.Topic("other", 1)
+		c.Put(at(later, 0, "before anyone noticed"), at("orders.dead", 0, "x"), at("other", 0, "x"), at(first, 0, "y"))
+		time.Sleep(2 * time.Minute)
+		if a := take(t, m.assigned, 1, "partitions")[0]; a.Topic != later || a.Offset != 0 {
+			t.Errorf("assigned %+v", a)
+		}
+		expectValues(t, m.taken(2), "before anyone noticed", "y")
+		m.stop()
+	})
+}

@@ -126,6 +126,21 @@ func (q *Queue) letterLoop() {
 	}
 }
 
+// sourceTopic is one of the topics that are read.
+func (q *Queue) sourceTopic() string {
+	if len(q.options.Topics) > 0 {
+		return q.options.Topics[0]
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for tp, p := range q.trackers {
+		if p.side == noSide {
+			return tp.Topic
+		}
+	}
+	return ""
+}
+
 // lettersAtOnce and letterBytesAtOnce bound the dead letters written together.
 const (
 	lettersAtOnce     = 500
@@ -196,7 +211,7 @@ func (q *Queue) createDeadLetterTopic() error {
 	if _, err := q.kafka.Topics(ctx, q.options.DeadLetterTopic); !fault.Is(err, fault.UnknownTopic) {
 		return err
 	}
-	configs, err := q.kafka.TopicConfigs(ctx, q.options.Topics[0], "min.insync.replicas")
+	configs, err := q.kafka.TopicConfigs(ctx, q.sourceTopic(), "min.insync.replicas")
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type Options struct {
 	Name            string
 	Group           string
 	Topics          []string
+	TopicsPattern   string // in place of Topics
 	Order           Order
 	Start           broker.Start
 	Lease           time.Duration
@@ -64,6 +66,11 @@ const (
 	FilterDeadLetters FilterErrors = iota // dead-lettered with the error
 	FilterSkips                           // as one that does not match
 )
+
+// isLetters reports whether a pattern leaves topic out because it holds dead letters.
+func (o Options) isLetters(topic string) bool {
+	return topic == o.DeadLetterTopic || strings.HasSuffix(topic, ".dead")
+}
 
 // same reports whether a and b say the same.
 func (o Options) same(p Options) bool { return len(o.differences(p)) == 0 }
@@ -150,6 +157,7 @@ type Queue struct {
 	expired     expiredLeases
 	attachments []*Attachment
 	draining    bool
+	stopping    bool // with the whole gateway
 	desired     Desired
 	interrupt   context.CancelFunc // of the poll under way
 	changed     chan struct{}      // closed and replaced when a commit ends or leases come back, if someone waits
@@ -246,7 +254,7 @@ func (q *Queue) Instance() Instance { return q.instance }
 // open joins the group and starts the queue's goroutines, which close waits for.
 func (q *Queue) open(ctx context.Context) error {
 	q.consumer = q.kafka.NewConsumer(broker.ConsumerOptions{
-		Group: q.options.Group, Topics: q.options.Topics, Start: q.options.Start,
+		Group: q.options.Group, Topics: q.options.Topics, Start: q.options.Start, Pattern: q.options.TopicsPattern, Except: q.options.isLetters,
 	}, owner{q})
 	if err := q.consumer.Join(ctx); err != nil {
 		q.cancel()
@@ -271,8 +279,11 @@ func (q *Queue) close() {
 
 // closeFor is close for a reason that who is attached is told.
 func (q *Queue) closeFor(why error) {
+	q.mu.Lock()
+	forGood := !q.stopping
+	q.mu.Unlock()
 	q.drain()
-	q.consumer.Close() // calls Revoked, which commits
+	q.consumer.Close(forGood) // calls Revoked, which commits
 	q.cancel()
 	q.done.Wait()
 	q.mu.Lock()
@@ -280,6 +291,14 @@ func (q *Queue) closeFor(why error) {
 	for _, a := range q.attachments {
 		a.end(why)
 	}
+}
+
+// stop is drain with the whole gateway.
+func (q *Queue) stop() {
+	q.mu.Lock()
+	q.stopping = true
+	q.mu.Unlock()
+	q.drain()
 }
 
 // drain lends nothing more. Settlements are taken until close. What broken

@@ -176,7 +176,7 @@ func (qs *Queues) StartDrain() {
 	defer qs.mu.Unlock()
 	qs.draining = true
 	for _, r := range qs.running {
-		r.queue.drain()
+		r.queue.stop()
 		if r.linger != nil {
 			r.linger.Stop()
 		}

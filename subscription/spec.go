@@ -188,7 +188,7 @@ func validPattern(pattern string) error {
 	if _, err := path.Match(pattern, ""); err != nil || len(pattern) > 249 {
 		return fmt.Errorf("%q is not a glob over topic names such as orders.*", excerpt(pattern))
 	}
-	return fmt.Errorf("this build does not read topics by pattern: name them under topics")
+	return nil
 }
 
 // Compiled gives s ready to be served, with its filter compiled; it is what
@@ -227,7 +227,7 @@ func (s Spec) Queue() delivery.Options {
 		s.Retry.Schedule = webhookSchedule
 	}
 	o := delivery.Options{
-		Name: s.Name, Group: s.group(), Topics: s.Topics, Order: s.Order, Start: s.Start.Start,
+		Name: s.Name, Group: s.group(), Topics: s.Topics, TopicsPattern: s.TopicsPattern, Order: s.Order, Start: s.Start.Start,
 		Lease: s.Lease, Retry: s.Retry.WithDefaults(), DeadLetterTopic: s.deadLetterTopic(),
 	}
 	if o.Lease == 0 {

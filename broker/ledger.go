@@ -36,12 +36,13 @@ type Ledger struct {
 	moved  chan struct{} // closed and replaced when next changes
 	recent []string      // the writes taken last, ours and others'
 	ended  chan struct{} // closed when Follow has ended
+	made   chan struct{} // a writer made the topic: look now
 	writes chan struct{} // one slot: this instance's writers do not fence one another
 }
 
 // Ledger gives the ledger that topic is.
 func (c *Client) Ledger(topic string) *Ledger {
-	return &Ledger{client: c, topic: topic, moved: make(chan struct{}), ended: make(chan struct{}), writes: make(chan struct{}, 1)}
+	return &Ledger{client: c, topic: topic, moved: make(chan struct{}), ended: make(chan struct{}), made: make(chan struct{}, 1), writes: make(chan struct{}, 1)}
 }
 
 const (
@@ -110,6 +111,7 @@ func (l *Ledger) Follow(ctx context.Context, to LedgerReader, trouble func(error
 		}
 		select {
 		case <-ctx.Done():
+		case <-l.made:
 		case <-time.After(ledgerSeek):
 		}
 	}
@@ -392,6 +394,10 @@ func (l *Ledger) create(ctx context.Context) error {
 	for { // until every broker that is asked knows it
 		_, err := l.check(ctx)
 		if !fault.Is(err, fault.UnknownTopic) {
+			select {
+			case l.made <- struct{}{}:
+			default:
+			}
 			return err
 		}
 		select {

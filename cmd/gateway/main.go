@@ -47,6 +47,10 @@ func run(ctx context.Context, args []string) int {
 	if errors.As(err, &usage) {
 		return exitUsage
 	}
+	var coded exitError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
 	return exitFailed
 }
 
@@ -63,7 +67,8 @@ Start here:  postern dev`,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand())
+	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(),
+		subscriptionsCommand(), whyCommand(), deadLettersCommand())
 	return root
 }
 

@@ -208,9 +208,12 @@ func (r *Registry) refresh(names []string) {
 }
 
 func (r *Registry) logProblem(name string, e *Entry) {
-	if e.Problem != nil {
+	switch {
+	case fault.Is(e.Problem, fault.UnknownSubscription):
+		r.log.Debug("subscription is of another gateway's file", "subscription", name)
+	case e.Problem != nil:
 		r.log.Warn("subscription is not served by this gateway", "subscription", name, "error", e.Problem)
-	} else {
+	default:
 		r.log.Info("subscription is served again", "subscription", name)
 	}
 }
@@ -263,7 +266,7 @@ func mergeKept(kept *Kept) *Entry {
 	}
 	if s.DeclaredIn == posternv1.DeclaredIn_DECLARED_IN_FILE {
 		e.Problem = fault.New(fault.UnknownSubscription,
-			"subscription %s is declared in the file of another gateway, and not of this one: ask that one, or declare it here too", kept.Name).With("subscription", kept.Name)
+			"subscription %s is declared in a configuration file, and not in this gateway's: ask a gateway that has it, declare it here too, or forget it when none has it any more (postern subscriptions delete %s)", kept.Name, kept.Name).With("subscription", kept.Name)
 		return e
 	}
 	compiled, err := s.Spec.Compiled()

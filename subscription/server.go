@@ -2,6 +2,7 @@ package subscription
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -96,7 +97,8 @@ func (s *Server) declared(ctx context.Context, m *posternv1.Subscription) (Spec,
 func invalid(err error) error {
 	f := fault.New(fault.InvalidArgument, "the subscription is wrong: %w", err)
 	for _, e := range flatten(err) {
-		if one, ok := e.(*setting.Error); ok {
+		var one *setting.Error
+		if errors.As(e, &one) {
 			f = f.Field("subscription."+one.Path, "%s", one.Message)
 		}
 	}

@@ -3,6 +3,7 @@ package subscription
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
@@ -79,7 +80,7 @@ func (s *Server) SeekSubscription(ctx context.Context, request *posternv1.SeekSu
 		return answer, err
 	}
 	answer.Subscription, err = s.steer(ctx, request.GetName(), request.GetEtag(), func(d delivery.Desired) delivery.Desired {
-		return seek(d, targets)
+		return seek(d, time.Now(), targets)
 	})
 	if err != nil {
 		return nil, err

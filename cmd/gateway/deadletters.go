@@ -28,7 +28,7 @@ func deadLettersCommand() *cobra.Command {
 
 // letterFlags choose dead letters.
 type letterFlags struct {
-	filter        posternv1.DeadLetterFilter
+	filter       posternv1.DeadLetterFilter
 	since, until string
 	key, origin  string
 }

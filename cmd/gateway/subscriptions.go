@@ -88,12 +88,20 @@ func (a *asking) show(w io.Writer, m *posternv1.Subscription) error {
 		line("webhook", m.GetWebhook().GetUrl())
 		line("labels", labelsText(m.GetLabels()))
 		line("paused", map[bool]string{true: "yes"}[m.GetPaused()])
-		line("seeks", m.GetSeekEpoch())
+		line("sought", sought(m.GetSeekEpoch()))
 		line("generation", m.GetGeneration())
 		line("created", when(m.GetCreateTime()))
 		line("updated", when(m.GetUpdateTime()))
 		line("etag", m.GetEtag())
 	})
+}
+
+// sought is when a subscription was sought last: epochs go by the clock.
+func sought(epoch uint64) string {
+	if epoch == 0 {
+		return ""
+	}
+	return time.UnixMilli(int64(epoch)).Local().Format(time.RFC3339)
 }
 
 func startText(s *posternv1.Start) string {

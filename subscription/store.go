@@ -152,6 +152,12 @@ func (s *Store) await(ctx context.Context) error {
 		return nil
 	default:
 	}
+	s.mu.Lock()
+	trouble := s.trouble
+	s.mu.Unlock()
+	if trouble != nil {
+		return trouble
+	}
 	ctx, cancel := context.WithTimeout(ctx, loadPatience)
 	defer cancel()
 	select {

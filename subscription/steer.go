@@ -31,10 +31,12 @@ func (s *Server) ResumeSubscription(ctx context.Context, request *posternv1.Resu
 // steer changes what a subscription is to do, whoever declared it.
 func (s *Server) steer(ctx context.Context, name, etag string, change func(delivery.Desired) delivery.Desired) (*posternv1.Subscription, error) {
 	e, err := s.find(ctx, authz.Manage, name)
-	if err != nil {
+	switch {
+	case fault.Is(err, fault.UnknownSubscription):
+		// Perhaps another gateway has just made it: the write reads all there is.
+	case err != nil:
 		return nil, err
-	}
-	if e.Problem != nil && !fault.Is(e.Problem, fault.UnknownSubscription) { // one of another gateway's file can be steered from here
+	case e.Problem != nil && !fault.Is(e.Problem, fault.UnknownSubscription): // one of another gateway's file can be steered from here
 		return nil, e.Problem
 	}
 	store, err := s.store(ctx)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
+	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/wire"
@@ -438,5 +439,135 @@ func TestDryRunOfASeekTellsWhatTheSeekThenDoes(t *testing.T) {
 	e, err := g.gateway.registry.Entry(t.Context(), name)
 	if err != nil || len(e.Desired.Seeks) != 1 {
 		t.Errorf("%+v %v", e.Desired, err)
+	}
+}
+
+func TestPausedSubscriptionDeliversNothingUntilItIsResumedAtAnyGateway(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("orders", 1)
+	one, two := start(t, cluster, nil), start(t, cluster, nil)
+	name := cluster.Name("mail")
+	one.create(&posternv1.Subscription{Name: name, Topics: []string{topic}})
+	s := one.subscribe(&posternv1.Open{Subscription: name})
+	one.publish(topic, "anna", "1")
+	held := s.next()
+	if _, err := two.subscriptions().PauseSubscription(t.Context(), &posternv1.PauseSubscriptionRequest{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pause at the other gateway", func() bool {
+		st, err := one.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+		return err == nil && st.State == posternv1.SubscriptionState_SUBSCRIPTION_STATE_PAUSED
+	})
+	s.ack(held) // what is delivered may still be settled
+	one.publish(topic, "anna", "2")
+	one.publish(topic, "bert", "3")
+	if answer, err := one.subscriber().Pull(t.Context(), &posternv1.PullRequest{Name: name, Wait: durationpb.New(500 * time.Millisecond)}); err != nil || len(answer.Deliveries) != 0 {
+		t.Errorf("paused, and delivered: %v %v", answer, err)
+	}
+	select {
+	case d := <-s.events:
+		t.Errorf("paused, and delivered: %s", d.Event.Data)
+	default:
+	}
+	// A gateway that starts knows it before it delivers anything.
+	three := start(t, cluster, nil)
+	if answer, err := three.subscriber().Pull(t.Context(), &posternv1.PullRequest{Name: name, Wait: durationpb.New(500 * time.Millisecond)}); err != nil || len(answer.Deliveries) != 0 {
+		t.Errorf("paused, and delivered after a start: %v %v", answer, err)
+	}
+	three.stop()
+	if _, err := one.subscriptions().ResumeSubscription(t.Context(), &posternv1.ResumeSubscriptionRequest{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for range 2 {
+		d := s.next()
+		got[string(d.Event.Data)] = true
+		s.ack(d)
+	}
+	if !got["2"] || !got["3"] {
+		t.Errorf("resumed, and got %v", got)
+	}
+}
+
+func TestSeekThroughTheAPIDeliversTheSliceAgain(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("orders", 1)
+	one, two := start(t, cluster, nil), start(t, cluster, nil)
+	name := cluster.Name("mail")
+	one.create(&posternv1.Subscription{Name: name, Topics: []string{topic}})
+	s := one.subscribe(&posternv1.Open{Subscription: name})
+	for i := range 5 {
+		one.publish(topic, "anna", fmt.Sprint(i))
+		s.ack(s.next())
+	}
+	eventually(t, "the commit", func() bool { at, _ := cluster.Committed(name, topic, 0); return at == 5 })
+	eventually(t, "the other gateway's knowing it", func() bool {
+		_, err := two.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
+		return err == nil
+	})
+	for round, seek := range []*posternv1.SeekSubscriptionRequest{
+		{To: &posternv1.SeekSubscriptionRequest_Positions{Positions: &posternv1.SeekPositions{Positions: []*posternv1.Position{{Topic: topic, Offset: 3}}}}},
+		{To: &posternv1.SeekSubscriptionRequest_Edge{Edge: posternv1.Edge_EDGE_EARLIEST}},
+	} {
+		seek.Name = name
+		answer, err := two.subscriptions().SeekSubscription(t.Context(), seek)
+		want := int64([]int{2, 5}[round])
+		if err != nil || answer.Redelivered != want {
+			t.Fatalf("%v %v", answer, err)
+		}
+		for i := 5 - want; i < 5; i++ {
+			d := s.next()
+			if string(d.Event.Data) != fmt.Sprint(i) {
+				t.Fatalf("round %d: got %s, want %d", round, d.Event.Data, i)
+			}
+			s.ack(d)
+		}
+		eventually(t, "the commit", func() bool { at, _ := cluster.Committed(name, topic, 0); return at == 5 })
+	}
+}
+
+func TestFilteredEventsAreNotDeliveredAndThePositionMovesPastThem(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("orders", 1)
+	g := start(t, cluster, nil)
+	for _, c := range []struct {
+		name   string
+		filter *posternv1.Filter
+		skip   posternv1.OnFilterError
+		dead   int
+	}{
+		{"cel", &posternv1.Filter{Cel: `data.total > 100`}, 0, 1},
+		{"skip", &posternv1.Filter{Cel: `data.total > 100`}, posternv1.OnFilterError_ON_FILTER_ERROR_SKIP, 0},
+		{"exact", &posternv1.Filter{Exact: map[string]string{"type": "big"}}, 0, 0},
+		{"sql", &posternv1.Filter{Sql: `type = 'big'`}, 0, 0},
+	} {
+		g.create(&posternv1.Subscription{Name: cluster.Name(c.name), Topics: []string{topic}, Filter: c.filter, OnFilterError: c.skip, DeadLetter: &posternv1.DeadLetter{Topic: cluster.Name(c.name + ".dead")}})
+	}
+	for i, e := range []struct{ kind, data string }{{"small", `{"total":1}`}, {"big", `{"total":200}`}, {"odd", `no json`}, {"small", `{"total":2}`}} {
+		if _, err := g.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{
+			Id: fmt.Sprint(i), Source: "/t", Type: e.kind, Key: []byte(fmt.Sprint(i)), Data: []byte(e.data),
+		}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, dead := range map[string]int{"cel": 1, "skip": 0, "exact": 0, "sql": 0} {
+		s := g.subscribe(&posternv1.Open{Subscription: cluster.Name(name)})
+		d := s.next()
+		if d.Event.Type != "big" {
+			t.Errorf("%s: got %v", name, d.Event)
+		}
+		s.ack(d)
+		eventually(t, name+"'s position", func() bool { at, _ := cluster.Committed(cluster.Name(name), topic, 0); return at == 4 })
+		select {
+		case d := <-s.events:
+			t.Errorf("%s: got %v too", name, d.Event)
+		default:
+		}
+		if dead > 0 {
+			letters := cluster.Read(cluster.Name(name + ".dead"))
+			if reason, _ := letters[0].Header(event.DeadLetterReason); len(letters) != dead || string(reason) != "filter_error" {
+				t.Errorf("%s: %d dead letters, reason %s", name, len(letters), reason)
+			}
+		}
 	}
 }

@@ -34,7 +34,19 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 			return nil, err
 		}
 	}
+	rebalancing := false
+	if group, err := s.Kafka.Group(ctx, of.Group); reachable == nil && err == nil {
+		rebalancing = group.Rebalancing
+		for _, m := range group.Members {
+			answer.Members = append(answer.Members, m.Name)
+			for _, at := range m.Partitions {
+				partitionOf(&positions, at).Instance = m.Name
+			}
+		}
+		slices.Sort(answer.Members)
+	}
 	for _, p := range report.Partitions {
+		partitionOf(&positions, p.At).Instance = s.Instance
 		fill(partitionOf(&positions, p.At), &p)
 	}
 	for _, p := range positions {
@@ -59,7 +71,7 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 		})
 	}
 	answer.Cause = cause(e, report.Cause, answer.Lag, reachable)
-	answer.State = stateOf(e, report, answer.Cause.Kind)
+	answer.State = stateOf(e, len(answer.Members) > 0 || len(report.Consumers) > 0, rebalancing, answer.Cause.Kind)
 	return answer, nil
 }
 
@@ -153,17 +165,17 @@ func problemCause(problem error) *posternv1.Cause {
 	return &posternv1.Cause{Kind: kind, Summary: problem.Error()}
 }
 
-func stateOf(e *Entry, report delivery.Report, kind posternv1.CauseKind) posternv1.SubscriptionState {
+func stateOf(e *Entry, worked, rebalancing bool, kind posternv1.CauseKind) posternv1.SubscriptionState {
 	switch kind {
 	case posternv1.CauseKind_CAUSE_KIND_POSITION_LOST, posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED, posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT, posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED:
 		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED
-	case posternv1.CauseKind_CAUSE_KIND_REBALANCING:
-		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_REBALANCING
 	}
 	switch {
 	case e.Desired.Paused:
 		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_PAUSED
-	case len(report.Consumers) > 0 || len(report.Partitions) > 0 || e.Spec.Webhook != nil:
+	case rebalancing || kind == posternv1.CauseKind_CAUSE_KIND_REBALANCING:
+		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_REBALANCING
+	case worked:
 		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_ACTIVE
 	}
 	return posternv1.SubscriptionState_SUBSCRIPTION_STATE_IDLE

@@ -571,3 +571,40 @@ func TestFilteredEventsAreNotDeliveredAndThePositionMovesPastThem(t *testing.T) 
 		}
 	}
 }
+
+func TestStatusTellsPositionsLagAndWhoWorksOnIt(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("orders", 2)
+	one, two := start(t, cluster, nil), start(t, cluster, nil)
+	name := cluster.Name("mail")
+	one.create(&posternv1.Subscription{Name: name, Topics: []string{topic}})
+	status := func(g *running) *posternv1.SubscriptionStatus {
+		st, err := g.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	if st := status(one); st.State != posternv1.SubscriptionState_SUBSCRIPTION_STATE_IDLE || len(st.Partitions) != 2 || st.Partitions[0].Position != nil {
+		t.Errorf("before it was used: %v", st)
+	}
+	s := one.subscribe(&posternv1.Open{Subscription: name})
+	one.publish(topic, "anna", "1")
+	one.publish(topic, "anna", "2")
+	s.ack(s.next())
+	held := s.next()
+	eventually(t, "the status of the gateway that works on it", func() bool {
+		st := status(one)
+		return st.State == posternv1.SubscriptionState_SUBSCRIPTION_STATE_ACTIVE && st.Lag == 1 && len(st.Members) == 1
+	})
+	eventually(t, "the other gateway's knowing it", func() bool {
+		_, err := two.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
+		return err == nil
+	})
+	st := status(two) // it does not work on it, and tells what Kafka knows
+	if st.Lag != 1 || len(st.Members) != 1 || st.Partitions[0].Instance == "" {
+		t.Errorf("the other gateway says %v", st)
+	}
+	s.ack(held)
+	eventually(t, "no lag", func() bool { return status(two).Lag == 0 })
+}

@@ -85,7 +85,7 @@ func listDeadLetters() *cobra.Command {
 	oldest := false
 	count := 50
 	c := &cobra.Command{
-		Use: "list SUBSCRIPTION", Short: "List dead letters, the newest first", Args: cobra.ExactArgs(1),
+		Use: "list SUBSCRIPTION", Short: "List dead letters, the newest first", Args: usage(cobra.ExactArgs(1)),
 		Example: "  postern deadletters list mail --since 2h --reason rejected\n  postern deadletters list mail --key anna --output json",
 		RunE: func(c *cobra.Command, args []string) error {
 			filter, _, err := l.read(c)
@@ -144,7 +144,7 @@ func short(s string, n int) string {
 func showDeadLetter() *cobra.Command {
 	var a asking
 	c := &cobra.Command{
-		Use: "show SUBSCRIPTION ID", Short: "Show a dead letter and its evidence", Args: cobra.ExactArgs(2),
+		Use: "show SUBSCRIPTION ID", Short: "Show a dead letter and its evidence", Args: usage(cobra.ExactArgs(2)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
 				m, err := s.GetDeadLetter(ctx, &posternv1.GetDeadLetterRequest{Name: args[0], Id: args[1]})
@@ -200,7 +200,7 @@ func redriveDeadLetters() *cobra.Command {
 	var detach bool
 	request := &posternv1.RedriveDeadLettersRequest{}
 	c := &cobra.Command{
-		Use: "redrive SUBSCRIPTION", Short: "Deliver dead letters again", Args: cobra.ExactArgs(1),
+		Use: "redrive SUBSCRIPTION", Short: "Deliver dead letters again", Args: usage(cobra.ExactArgs(1)),
 		Long: `Deliver dead letters again, to the subscription they died in (only), or with
 --to topic to the topic they came from. Without a choice: all that were not
 redriven before. The work is done by the gateway and goes on when this command
@@ -245,7 +245,7 @@ func purgeDeadLetters() *cobra.Command {
 	var all, detach bool
 	request := &posternv1.PurgeDeadLettersRequest{}
 	c := &cobra.Command{
-		Use: "purge SUBSCRIPTION", Short: "Give dead letters up for good", Args: cobra.ExactArgs(1),
+		Use: "purge SUBSCRIPTION", Short: "Give dead letters up for good", Args: usage(cobra.ExactArgs(1)),
 		Example: "  postern deadletters purge mail --until 720h\n  postern deadletters purge mail --all",
 		RunE: func(c *cobra.Command, args []string) error {
 			filter, chosen, err := l.read(c)

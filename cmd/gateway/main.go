@@ -43,6 +43,11 @@ func run(ctx context.Context, args []string) int {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "postern:", err)
+	return exitOf(err)
+}
+
+// exitOf is the exit code for a command's error.
+func exitOf(err error) int {
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage

@@ -55,6 +55,16 @@ func exitCodeOf(kind fault.Kind) int {
 	return exitFailed
 }
 
+// usage has wrong arguments be a wrong command line.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+		}
+		return nil
+	}
+}
+
 // output is how a command's answer is written.
 type output struct{ format string }
 

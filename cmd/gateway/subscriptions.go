@@ -136,7 +136,7 @@ func listSubscriptions() *cobra.Command {
 	var a asking
 	request := &posternv1.ListSubscriptionsRequest{PageSize: 1000}
 	c := &cobra.Command{
-		Use: "list", Short: "List the subscriptions", Args: cobra.NoArgs,
+		Use: "list", Short: "List the subscriptions", Args: usage(cobra.NoArgs),
 		Example: "  postern subscriptions list --topic orders\n  postern subscriptions list --label team=billing --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
@@ -176,7 +176,7 @@ func listSubscriptions() *cobra.Command {
 func showSubscription() *cobra.Command {
 	var a asking
 	c := &cobra.Command{
-		Use: "show NAME", Short: "Show what a subscription is", Args: cobra.ExactArgs(1),
+		Use: "show NAME", Short: "Show what a subscription is", Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
 				m, err := s.GetSubscription(ctx, &posternv1.GetSubscriptionRequest{Name: args[0]})
@@ -336,7 +336,7 @@ func createSubscription() *cobra.Command {
 	var s specification
 	validateOnly := false
 	c := &cobra.Command{
-		Use: "create [NAME]", Short: "Make a subscription", Args: cobra.MaximumNArgs(1),
+		Use: "create [NAME]", Short: "Make a subscription", Args: usage(cobra.MaximumNArgs(1)),
 		Example: `  postern subscriptions create mail --topic orders --filter 'event.type == "order.created"'
   postern subscriptions create hook --topic orders --webhook https://example.com/hook --webhook-secret signing
   postern subscriptions create -f mail.yaml`,
@@ -370,7 +370,7 @@ func updateSubscription() *cobra.Command {
 	var etag string
 	validateOnly := false
 	c := &cobra.Command{
-		Use: "update NAME", Short: "Change what a subscription is", Args: cobra.ExactArgs(1),
+		Use: "update NAME", Short: "Change what a subscription is", Args: usage(cobra.ExactArgs(1)),
 		Long: `Change the fields that flags name, or all of them to what a file says. Order,
 group and start are for good. With --etag a change by somebody else since it
 was read is refused, exit code 4.`,
@@ -408,7 +408,7 @@ func deleteSubscription() *cobra.Command {
 	var a asking
 	var etag string
 	c := &cobra.Command{
-		Use: "delete NAME", Short: "End a subscription; its position in Kafka and its dead letters stay", Args: cobra.ExactArgs(1),
+		Use: "delete NAME", Short: "End a subscription; its position in Kafka and its dead letters stay", Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
 				if _, err := s.DeleteSubscription(ctx, &posternv1.DeleteSubscriptionRequest{Name: args[0], Etag: etag}); err != nil {
@@ -430,7 +430,7 @@ func steerSubscription(verb, short string) *cobra.Command {
 	var a asking
 	var etag string
 	c := &cobra.Command{
-		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		Use: verb + " NAME", Short: short, Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
 				var m *posternv1.Subscription
@@ -462,7 +462,7 @@ func seekSubscription() *cobra.Command {
 	var topic, etag string
 	dryRun := false
 	c := &cobra.Command{
-		Use: "seek NAME --to WHERE", Short: "Move a subscription's position, forward or back", Args: cobra.ExactArgs(1),
+		Use: "seek NAME --to WHERE", Short: "Move a subscription's position, forward or back", Args: usage(cobra.ExactArgs(1)),
 		Long: `Move a subscription's position. WHERE is earliest, latest, a time
 (2026-01-31T10:00:00Z), how long ago (2h), a tail's cursor (c1...), or positions
 as TOPIC[PARTITION]@OFFSET, repeatable. --dry-run tells how many events of each
@@ -554,7 +554,7 @@ func seekTo(request *posternv1.SeekSubscriptionRequest, to []string, topic strin
 func statusSubscription() *cobra.Command {
 	var a asking
 	c := &cobra.Command{
-		Use: "status NAME", Short: "Show where a subscription stands, partition by partition", Args: cobra.ExactArgs(1),
+		Use: "status NAME", Short: "Show where a subscription stands, partition by partition", Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
 				m, err := s.GetSubscriptionStatus(ctx, &posternv1.GetSubscriptionStatusRequest{Name: args[0]})

@@ -21,7 +21,7 @@ func whyCommand() *cobra.Command {
 		Long: `Name the one cause of a subscription's lag to look at first, with the figures
 behind it.
 ` + exitCodes,
-		Args: cobra.ExactArgs(1),
+		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.ask(c, func(ctx context.Context, s posternv1.SubscriptionsClient) error {
 				m, err := s.GetSubscriptionStatus(ctx, &posternv1.GetSubscriptionStatusRequest{Name: args[0]})

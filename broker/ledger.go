@@ -170,6 +170,8 @@ func (l *Ledger) caughtUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.behind = false
+	close(l.moved)
+	l.moved = make(chan struct{})
 }
 
 // recentWrites is how many writes are remembered for one whose answer was lost.
@@ -222,8 +224,8 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) (bool, er
 	}
 	for next := from; ; {
 		if next >= end && l.isBehind() {
-			l.caughtUp()
 			to.CaughtUp()
+			l.caughtUp()
 		}
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
@@ -252,7 +254,7 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) (bool, er
 func (l *Ledger) await(ctx context.Context, end int64) error {
 	for {
 		l.mu.Lock()
-		there, moved := l.next >= end, l.moved
+		there, moved := l.next >= end && !l.behind, l.moved
 		l.mu.Unlock()
 		if there {
 			return nil

@@ -43,7 +43,10 @@ func Watch(ctx context.Context, path string, changed func()) error {
 				return nil
 			}
 			quiet.Reset(settle)
-		case <-w.Errors: // events were lost: look
+		case _, ok := <-w.Errors: // events were lost: look
+			if !ok {
+				return nil
+			}
 			quiet.Reset(settle)
 		case <-quiet.C:
 			if now := content(path); now != known && now != "" {

@@ -173,9 +173,9 @@ func TestGatewayWithoutTheRightToKeepSubscriptionsSaysWhichAtTheStart(t *testing
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		done, copied := make(chan error, 1), make(chan error, 1)
-		go func() { err := g.Run(ctx); done <- err; copied <- err }()
-		t.Cleanup(func() { cancel(); <-copied })
+		done, stopped := make(chan error, 1), make(chan struct{})
+		go func() { defer close(stopped); done <- g.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-stopped })
 		return g, done
 	}
 	_, done := run("poor", nil)

@@ -6,6 +6,7 @@ package authz
 
 import (
 	"context"
+	"strings"
 
 	"github.com/postern-dev/postern/fault"
 )
@@ -35,14 +36,29 @@ const (
 )
 
 // Policy decides. The zero Policy denies everything.
-type Policy struct{ open bool }
+type Policy struct {
+	open     bool
+	reserved string
+}
 
 // Open is the policy that allows every admitted caller everything.
 func Open() Policy { return Policy{open: true} }
 
+// Reserve returns p without the topics whose names begin with prefix: what the
+// gateway keeps there for itself is nobody's to write, and would show one what is
+// another's.
+func (p Policy) Reserve(prefix string) Policy {
+	p.reserved = prefix
+	return p
+}
+
 // Check decides whether who may do verb on the topic or subscription called
 // name; nil allows. The name must be in its canonical form (event.ParseTopic).
 func (p Policy) Check(who Identity, verb Verb, name string) error {
+	if p.reserved != "" && strings.HasPrefix(name, p.reserved) && verb != Describe && verb != Manage {
+		return fault.New(fault.NotAuthorized, "%s is the gateway's own (topics_prefix): nobody may %s it", name, verb).
+			With("verb", string(verb)).With("name", name)
+	}
 	if p.open && who.Name != "" {
 		return nil
 	}

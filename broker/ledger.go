@@ -33,15 +33,17 @@ type Ledger struct {
 	mu     sync.Mutex
 	next   int64         // every offset below was taken by Follow
 	exists bool          // as far as Follow knows
+	behind bool          // Follow has not taken yet what was there when it began
 	moved  chan struct{} // closed and replaced when next changes
 	recent []string      // the writes taken last, ours and others'
 	ended  chan struct{} // closed when Follow has ended
+	made   chan struct{} // a writer made the topic: look now
 	writes chan struct{} // one slot: this instance's writers do not fence one another
 }
 
 // Ledger gives the ledger that topic is.
 func (c *Client) Ledger(topic string) *Ledger {
-	return &Ledger{client: c, topic: topic, moved: make(chan struct{}), ended: make(chan struct{}), writes: make(chan struct{}, 1)}
+	return &Ledger{client: c, topic: topic, behind: true, moved: make(chan struct{}), ended: make(chan struct{}), made: make(chan struct{}, 1), writes: make(chan struct{}, 1)}
 }
 
 const (
@@ -71,8 +73,8 @@ type LedgerReader interface {
 
 // Follow reads the ledger from its beginning until ctx ends, once. It waits out what
 // passes by itself (Kafka is away, the topic is not there yet) and tells it to
-// trouble; what it returns is for people to mend: KAFKA_NOT_AUTHORIZED, or a topic
-// that cannot be a ledger.
+// trouble; what it returns is for people to mend, when it could never read:
+// KAFKA_NOT_AUTHORIZED, or a topic that cannot be a ledger.
 func (l *Ledger) Follow(ctx context.Context, to LedgerReader, trouble func(error)) error {
 	defer close(l.ended)
 	var id [16]byte
@@ -97,23 +99,36 @@ func (l *Ledger) Follow(ctx context.Context, to LedgerReader, trouble func(error
 				caughtUp = true
 				to.CaughtUp()
 			}
-		case fault.Is(err, fault.KafkaNotAuthorized), fault.KindOf(err) == fault.KindPrecondition:
-			return err
-		case err != nil:
-			trouble(err)
-		default:
+		case err == nil:
 			missing = time.Time{}
-			if err := l.read(ctx, to, !reading || now != id); err != nil && ctx.Err() == nil {
-				trouble(err)
+			var began bool
+			if began, err = l.read(ctx, to, !reading || now != id); began {
+				id, reading = now, true
 			}
-			id, reading, caughtUp = now, true, true
+			caughtUp = caughtUp || !l.isBehind()
+			fallthrough
+		default:
+			if err != nil && ctx.Err() == nil {
+				if !caughtUp && (fault.Is(err, fault.KafkaNotAuthorized) || fault.KindOf(err) == fault.KindPrecondition) {
+					return l.rights(err)
+				}
+				trouble(l.rights(err))
+			}
 		}
 		select {
 		case <-ctx.Done():
+		case <-l.made:
 		case <-time.After(ledgerSeek):
 		}
 	}
 	return nil
+}
+
+// isBehind reports whether what was there when reading began is not taken yet.
+func (l *Ledger) isBehind() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.behind
 }
 
 // check looks whether the topic is there and can be a ledger, and gives its id.
@@ -136,14 +151,25 @@ func (l *Ledger) rights(err error) error {
 	if !fault.Is(err, fault.KafkaNotAuthorized) {
 		return err
 	}
-	return fault.New(fault.KafkaNotAuthorized, "%w: give the gateway's Kafka user Read, Write, Describe and Create on topic %s, and Write on transactional id %s", err, l.topic, l.topic).With("topic", l.topic)
+	if f := fault.Of(err); f.Metadata["transactional_id"] != "" {
+		return err // said already
+	}
+	return fault.New(fault.KafkaNotAuthorized, "%w: give the gateway's Kafka user Read, Write, Describe and Create on topic %s, and Describe and Write on transactional id %s", err, l.topic, l.topic).With("topic", l.topic).With("transactional_id", l.topic)
 }
 
 // restart goes to next without what was taken before.
 func (l *Ledger) restart(next int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.next, l.recent = next, nil
+	l.next, l.recent, l.behind = next, nil, true
+	close(l.moved)
+	l.moved = make(chan struct{})
+}
+
+func (l *Ledger) caughtUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.behind = false
 	close(l.moved)
 	l.moved = make(chan struct{})
 }
@@ -167,19 +193,18 @@ func (l *Ledger) advance(next int64, more []string) {
 }
 
 // read takes the topic's records until ctx ends or the topic is no longer
-// readable: from where it left off, or anew.
-func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) error {
+// readable: from where it left off, or anew. It says whether it began to.
+func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) (bool, error) {
 	ranges, err := l.client.Ranges(ctx, l.topic)
 	if err != nil {
-		return err
+		return false, err
 	}
 	l.mu.Lock()
 	from, end := l.next, ranges[0].End
 	l.mu.Unlock()
-	if anew || from < ranges[0].Start || from > end {
-		anew, from = true, ranges[0].Start
-		to.Reset()
-		l.restart(from)
+	anew = anew || from < ranges[0].Start || from > end
+	if anew {
+		from = ranges[0].Start
 	}
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{l.topic: {0: kgo.NewOffset().At(from)}}),
@@ -190,17 +215,21 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) error {
 		kgo.FetchMaxBytes(4 << 20),
 	}, l.client.base...)...)
 	if err != nil {
-		return fmt.Errorf("kafka reader for %s: %w", l.topic, err)
+		return false, fmt.Errorf("kafka reader for %s: %w", l.topic, err)
 	}
 	defer client.Close()
+	if anew {
+		to.Reset()
+		l.restart(from)
+	}
 	for next := from; ; {
-		if anew && next >= end {
-			anew = false
+		if next >= end && l.isBehind() {
 			to.CaughtUp()
+			l.caughtUp()
 		}
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
-			return nil
+			return true, nil
 		}
 		var more []string
 		fetches.EachRecord(func(k *kgo.Record) {
@@ -216,7 +245,7 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) error {
 		})
 		l.advance(next, more)
 		for _, f := range fetches.Errors() {
-			return toFault(f.Err, "read "+l.topic)
+			return true, toFault(f.Err, "read "+l.topic)
 		}
 	}
 }
@@ -225,7 +254,7 @@ func (l *Ledger) read(ctx context.Context, to LedgerReader, anew bool) error {
 func (l *Ledger) await(ctx context.Context, end int64) error {
 	for {
 		l.mu.Lock()
-		there, moved := l.next >= end, l.moved
+		there, moved := l.next >= end && !l.behind, l.moved
 		l.mu.Unlock()
 		if there {
 			return nil
@@ -392,6 +421,10 @@ func (l *Ledger) create(ctx context.Context) error {
 	for { // until every broker that is asked knows it
 		_, err := l.check(ctx)
 		if !fault.Is(err, fault.UnknownTopic) {
+			select {
+			case l.made <- struct{}{}:
+			default:
+			}
 			return err
 		}
 		select {

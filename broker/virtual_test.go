@@ -82,7 +82,7 @@ func TestATopicCreatedLaterThatMatchesIsReadFromItsStart(t *testing.T) {
 		if a := take(t, m.assigned, 1, "partitions")[0]; a.Topic != later || a.Offset != 0 {
 			t.Errorf("assigned %+v", a)
 		}
-		expectValues(t, m.taken(2), "before anyone noticed", "y")
+		expectValues(t, m.taken(2), "y", "before anyone noticed")
 		m.stop()
 	})
 }

@@ -9,7 +9,7 @@ import (
 type Desired struct {
 	// Paused lends nothing more; what is lent may be settled.
 	Paused bool
-	// SeekEpoch counts the seeks. 0: it was never sought.
+	// SeekEpoch grows with each seek. 0: it was never sought.
 	SeekEpoch uint64
 	// Seeks are the targets by partition. A partition keeps the target of the last
 	// seek that named it, so that a seek which its owner has not applied yet is

@@ -195,6 +195,11 @@ func (s *Server) resolve(ctx context.Context, open *posternv1.Open) (delivery.Op
 			return delivery.Options{}, err
 		}
 	}
+	if spec.DeadLetter.Topic != "" {
+		if err := s.policy.Check(who, authz.Publish, spec.DeadLetter.Topic); err != nil {
+			return delivery.Options{}, err
+		}
+	}
 	if declared, err := s.specs.Find(ctx, spec.Name); err == nil && !sameQueue(declared, spec) {
 		return delivery.Options{}, fault.New(fault.SubscriptionMismatch,
 			"subscription %s is declared with other settings: open it by its name only", spec.Name).With("subscription", spec.Name)

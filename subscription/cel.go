@@ -29,6 +29,9 @@ const celCostLimit = 120_000
 // celNesting bounds loops within loops, whose cost would be a power of the data's size.
 const celNesting = 2
 
+// celRegex bounds the instructions of a regular expression; a plain one has a few dozen.
+const celRegex = 5000
+
 // eventType is the type of the variable event: a struct whose fields are the
 // attributes. An attribute that is not there reads as empty text (time: 1970),
 // as a field of the proto's Event does; has(event.subject) tells the difference.
@@ -55,7 +58,7 @@ var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
 		cel.ParserExpressionSizeLimit(maxFilterText),
 		cel.ParserRecursionLimit(100),
 		cel.ASTValidators(
-			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(),
+			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(), cel.ValidateRegexProgramSizeLimit(celRegex),
 			cel.ValidateComprehensionNestingLimit(celNesting),
 		),
 	)

@@ -23,17 +23,19 @@ const (
 )
 
 // declareFile keeps in Kafka what the file declares, until ctx ends. Being without
-// the right to is an error.
+// the right to from the beginning is an error.
 func (r *Registry) declareFile(ctx context.Context) error {
-	said := false
+	said, could := false, false
 	for {
 		err := r.declareOnce(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case fault.Is(err, fault.KafkaNotAuthorized), fault.Is(err, fault.KafkaRefused):
+		case err == nil:
+			said, could = false, true
+		case !could && (fault.Is(err, fault.KafkaNotAuthorized) || fault.Is(err, fault.KafkaRefused)):
 			return fmt.Errorf("the subscriptions of the configuration cannot be kept in Kafka, where their pauses and seeks are (or subscriptions_api: {disabled: true}): %w", err)
-		case err != nil && !said:
+		case !said:
 			said = true
 			r.log.Warn("what the configuration declares is not kept in Kafka yet; trying on", "error", err)
 		}

@@ -42,6 +42,7 @@ type Registry struct {
 	notified map[string]*Entry
 	changed  map[string]bool // to be told to watchers
 	wake     chan struct{}
+	ready    chan struct{} // closed when watchers were told of everything that was there at the start
 	watchers []func(name string, was, is *Entry)
 }
 
@@ -62,7 +63,7 @@ type Entry struct {
 // nil ledger keeps nothing in Kafka.
 func NewRegistry(file []Spec, ledger Ledger, log *slog.Logger) (*Registry, error) {
 	r := &Registry{
-		log: log, entries: map[string]*Entry{}, notified: map[string]*Entry{}, changed: map[string]bool{}, wake: make(chan struct{}, 1),
+		log: log, entries: map[string]*Entry{}, notified: map[string]*Entry{}, changed: map[string]bool{}, wake: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	if ledger != nil {
 		r.store = NewStore(ledger, log, r.refresh)
@@ -127,14 +128,32 @@ func (r *Registry) Run(ctx context.Context) error {
 			}
 		})
 	}
-	for {
+	for isReady := r.store == nil; ; {
+		loaded := r.isLoaded()
 		r.tell()
+		if loaded && !isReady {
+			isReady = true
+			close(r.ready)
+		}
 		select {
 		case <-ctx.Done():
 			work.Wait()
 			return failed
 		case <-r.wake:
 		}
+	}
+}
+
+// isLoaded reports whether what is kept in Kafka was read.
+func (r *Registry) isLoaded() bool {
+	if r.store == nil {
+		return true
+	}
+	select {
+	case <-r.store.Loaded():
+		return true
+	default:
+		return false
 	}
 }
 
@@ -208,9 +227,12 @@ func (r *Registry) refresh(names []string) {
 }
 
 func (r *Registry) logProblem(name string, e *Entry) {
-	if e.Problem != nil {
+	switch {
+	case fault.Is(e.Problem, fault.UnknownSubscription):
+		r.log.Debug("subscription is of another gateway's file", "subscription", name)
+	case e.Problem != nil:
 		r.log.Warn("subscription is not served by this gateway", "subscription", name, "error", e.Problem)
-	} else {
+	default:
 		r.log.Info("subscription is served again", "subscription", name)
 	}
 }
@@ -263,7 +285,7 @@ func mergeKept(kept *Kept) *Entry {
 	}
 	if s.DeclaredIn == posternv1.DeclaredIn_DECLARED_IN_FILE {
 		e.Problem = fault.New(fault.UnknownSubscription,
-			"subscription %s is declared in the file of another gateway, and not of this one: ask that one, or declare it here too", kept.Name).With("subscription", kept.Name)
+			"subscription %s is declared in a configuration file, and not in this gateway's: ask a gateway that has it, declare it here too, or forget it when none has it any more (postern subscriptions delete %s)", kept.Name, kept.Name).With("subscription", kept.Name)
 		return e
 	}
 	compiled, err := s.Spec.Compiled()
@@ -340,12 +362,13 @@ func (r *Registry) Entry(ctx context.Context, name string) (*Entry, error) {
 		"no subscription is called %q: declare it under subscriptions: in the configuration, create it (postern subscriptions create), or open it inline with its topics", name).With("subscription", name)
 }
 
-// await waits until what is kept in Kafka is read; the error says that it is not.
+// await waits until what is kept in Kafka is read and was told to watchers, so
+// that what is paused is not delivered at a start; the error says that it is not.
 func (r *Registry) await(ctx context.Context) error {
 	if r.store == nil {
 		return nil
 	}
-	return r.store.await(ctx)
+	return r.store.awaitThat(ctx, r.ready)
 }
 
 // List gives all, by name.

@@ -2,6 +2,7 @@ package subscription
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -84,6 +85,11 @@ func (s *Server) declared(ctx context.Context, m *posternv1.Subscription) (Spec,
 			return spec, err
 		}
 	}
+	if spec.Group != "" && spec.Group != spec.Name {
+		if err := s.check(ctx, authz.Manage, spec.Group); err != nil {
+			return spec, err
+		}
+	}
 	if spec.DeadLetter.Topic != "" {
 		if err := s.check(ctx, authz.Publish, spec.DeadLetter.Topic); err != nil {
 			return spec, err
@@ -96,7 +102,8 @@ func (s *Server) declared(ctx context.Context, m *posternv1.Subscription) (Spec,
 func invalid(err error) error {
 	f := fault.New(fault.InvalidArgument, "the subscription is wrong: %w", err)
 	for _, e := range flatten(err) {
-		if one, ok := e.(*setting.Error); ok {
+		var one *setting.Error
+		if errors.As(e, &one) {
 			f = f.Field("subscription."+one.Path, "%s", one.Message)
 		}
 	}
@@ -132,6 +139,12 @@ func (s *Server) CreateSubscription(ctx context.Context, request *posternv1.Crea
 	vacant := func(kept *Kept) error {
 		if e := s.Registry.get(name); kept != nil || e != nil {
 			return fault.New(fault.SubscriptionExists, "there is a subscription called %s: choose another name, or update it", name).With("subscription", name)
+		}
+		for _, e := range s.Registry.List() {
+			if e.Spec.group() == spec.group() {
+				return fault.New(fault.InvalidArgument, "group %s is subscription %s's: two subscriptions of one group would take each other's partitions", spec.group(), e.Spec.Name).
+					Field("subscription.group", "it is subscription %s's", e.Spec.Name)
+			}
 		}
 		if n := s.Options.WithDefaults().MaxSubscriptions; store.Count() >= n {
 			return fault.New(fault.TooManySubscriptions, "there are %d subscriptions, as many as may be: delete some, or raise subscriptions_api.max_subscriptions", n)

@@ -198,9 +198,12 @@ func etagOf(value []byte) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// seek gives desired with targets in force from a further epoch on.
-func seek(desired delivery.Desired, targets map[broker.TopicPartition]delivery.Seek) delivery.Desired {
-	desired.SeekEpoch++
+// seek gives desired with targets in force from a further epoch on. Epochs go by
+// the clock: a subscription that is deleted and made anew under the same group
+// meets commits that say how far the old one's seeks were applied, and its own
+// must be later than those.
+func seek(desired delivery.Desired, now time.Time, targets map[broker.TopicPartition]delivery.Seek) delivery.Desired {
+	desired.SeekEpoch = max(desired.SeekEpoch+1, uint64(max(0, now.UnixMilli())))
 	seeks := maps.Clone(desired.Seeks)
 	if seeks == nil {
 		seeks = map[broker.TopicPartition]delivery.Seek{}

@@ -22,10 +22,10 @@ func fullState(t testing.TB) *State {
 	at := func(topic string, p int32) broker.TopicPartition {
 		return broker.TopicPartition{Topic: topic, Partition: p}
 	}
-	desired := seek(delivery.Desired{Paused: true}, map[broker.TopicPartition]delivery.Seek{
+	desired := seek(delivery.Desired{Paused: true}, time.UnixMilli(1), map[broker.TopicPartition]delivery.Seek{
 		at("orders", 0): {Offset: 5, TopicID: [16]byte{1}}, at("orders", 3): {Offset: 0, TopicID: [16]byte{1}}, at("returns", 1): {Offset: 7},
 	})
-	desired = seek(desired, map[broker.TopicPartition]delivery.Seek{at("orders", 0): {Offset: 9, TopicID: [16]byte{2}}})
+	desired = seek(desired, time.UnixMilli(1), map[broker.TopicPartition]delivery.Seek{at("orders", 0): {Offset: 9, TopicID: [16]byte{2}}})
 	return &State{
 		Spec: spec, DeclaredIn: posternv1.DeclaredIn_DECLARED_IN_API, Generation: 3, Revision: 7,
 		Created: time.Unix(1, 0).UTC(), Updated: time.Unix(2, 0).UTC(), Desired: desired,
@@ -100,4 +100,13 @@ func FuzzState(f *testing.F) {
 			t.Errorf("what was read cannot be written and read: %v\n%s\n%s", err, value, written)
 		}
 	})
+}
+
+func TestSeeksOfASubscriptionMadeAnewAreLaterThanThoseOfTheOneBefore(t *testing.T) {
+	now := time.Now()
+	old := seek(seek(delivery.Desired{}, now, nil), now, nil)
+	anew := seek(delivery.Desired{}, now.Add(time.Second), nil)
+	if old.SeekEpoch <= uint64(now.UnixMilli()) || anew.SeekEpoch <= old.SeekEpoch {
+		t.Errorf("epochs %d and then %d", old.SeekEpoch, anew.SeekEpoch)
+	}
 }

@@ -3,6 +3,7 @@ package subscription
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-dev/postern/authz"
@@ -34,7 +35,19 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 			return nil, err
 		}
 	}
+	rebalancing := false
+	if group, err := s.Kafka.Group(ctx, of.Group); reachable == nil && err == nil {
+		rebalancing = group.Rebalancing
+		for _, m := range group.Members {
+			answer.Members = append(answer.Members, m.Name)
+			for _, at := range m.Partitions {
+				partitionOf(&positions, at).Instance = m.Name
+			}
+		}
+		slices.Sort(answer.Members)
+	}
 	for _, p := range report.Partitions {
+		partitionOf(&positions, p.At).Instance = s.Instance
 		fill(partitionOf(&positions, p.At), &p)
 	}
 	for _, p := range positions {
@@ -58,8 +71,8 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 			ClientId: c.Client, Kind: c.Kind, Outstanding: int64(c.Outstanding), Window: int64(c.Window), OldestLeaseAge: duration(c.OldestLease),
 		})
 	}
-	answer.Cause = cause(e, report.Cause, answer.Lag, reachable)
-	answer.State = stateOf(e, report, answer.Cause.Kind)
+	answer.Cause = cause(e, report.Cause, answer, reachable)
+	answer.State = stateOf(e, len(answer.Members) > 0 || len(report.Consumers) > 0, rebalancing, answer.Cause.Kind)
 	return answer, nil
 }
 
@@ -79,9 +92,12 @@ func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*postern
 		for p, held := range ranges {
 			m := &posternv1.PartitionStatus{Topic: topic, Partition: p, StartOffset: held.Start, EndOffset: held.End}
 			position, ok := committed[broker.TopicPartition{Topic: topic, Partition: p}]
-			if ok {
+			switch {
+			case ok:
 				m.Position = &position.Offset
 				m.Lag = max(0, held.End-max(position.Offset, held.Start))
+			case !of.Start.Latest && of.Start.Time.IsZero():
+				m.Lag = held.End - held.Start // it will begin at the start
 			}
 			all = append(all, m)
 		}
@@ -124,7 +140,7 @@ func blockedToProto(b *delivery.BlockedKey) *posternv1.BlockedKey {
 }
 
 // cause names the one cause: what stops everything first, then what delivery says.
-func cause(e *Entry, of delivery.Cause, lag int64, reachable error) *posternv1.Cause {
+func cause(e *Entry, of delivery.Cause, status *posternv1.SubscriptionStatus, reachable error) *posternv1.Cause {
 	switch {
 	case fault.Is(reachable, fault.KafkaNotAuthorized):
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED, Summary: reachable.Error()}
@@ -132,10 +148,12 @@ func cause(e *Entry, of delivery.Cause, lag int64, reachable error) *posternv1.C
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_BROKER_UNAVAILABLE, Summary: reachable.Error()}
 	case e.Desired.Paused:
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_PAUSED, Summary: "It is paused: nothing is delivered until it is resumed (postern subscriptions resume " + e.Spec.Name + ")."}
-	case of.Kind == 0 && lag == 0:
+	case of.Kind == 0 && status.GetLag() == 0:
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_NONE, Summary: "It does not lag."}
+	case of.Kind == 0 && len(status.GetMembers()) == 0:
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_NO_CONSUMER, Summary: "No gateway works on it: no stream, puller or webhook asks for its events."}
 	case of.Kind == 0:
-		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_UNSPECIFIED, Summary: "The gateway that answers does not work on it: ask one of its members."}
+		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_UNSPECIFIED, Summary: "The gateway that answers does not work on it: ask one that does (" + strings.Join(status.GetMembers(), ", ") + ")."}
 	}
 	m := &posternv1.Cause{Kind: posternv1.CauseKind(of.Kind), Summary: of.Summary, Since: wire.Time(of.Since), Figures: of.Figures}
 	if of.Blocked != nil {
@@ -153,17 +171,17 @@ func problemCause(problem error) *posternv1.Cause {
 	return &posternv1.Cause{Kind: kind, Summary: problem.Error()}
 }
 
-func stateOf(e *Entry, report delivery.Report, kind posternv1.CauseKind) posternv1.SubscriptionState {
+func stateOf(e *Entry, worked, rebalancing bool, kind posternv1.CauseKind) posternv1.SubscriptionState {
 	switch kind {
 	case posternv1.CauseKind_CAUSE_KIND_POSITION_LOST, posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED, posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT, posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED:
 		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED
-	case posternv1.CauseKind_CAUSE_KIND_REBALANCING:
-		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_REBALANCING
 	}
 	switch {
 	case e.Desired.Paused:
 		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_PAUSED
-	case len(report.Consumers) > 0 || len(report.Partitions) > 0 || e.Spec.Webhook != nil:
+	case rebalancing || kind == posternv1.CauseKind_CAUSE_KIND_REBALANCING:
+		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_REBALANCING
+	case worked:
 		return posternv1.SubscriptionState_SUBSCRIPTION_STATE_ACTIVE
 	}
 	return posternv1.SubscriptionState_SUBSCRIPTION_STATE_IDLE

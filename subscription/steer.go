@@ -3,6 +3,7 @@ package subscription
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
@@ -30,10 +31,12 @@ func (s *Server) ResumeSubscription(ctx context.Context, request *posternv1.Resu
 // steer changes what a subscription is to do, whoever declared it.
 func (s *Server) steer(ctx context.Context, name, etag string, change func(delivery.Desired) delivery.Desired) (*posternv1.Subscription, error) {
 	e, err := s.find(ctx, authz.Manage, name)
-	if err != nil {
+	switch {
+	case fault.Is(err, fault.UnknownSubscription):
+		// Perhaps another gateway has just made it: the write reads all there is.
+	case err != nil:
 		return nil, err
-	}
-	if e.Problem != nil && !fault.Is(e.Problem, fault.UnknownSubscription) { // one of another gateway's file can be steered from here
+	case e.Problem != nil && !fault.Is(e.Problem, fault.UnknownSubscription): // one of another gateway's file can be steered from here
 		return nil, e.Problem
 	}
 	store, err := s.store(ctx)
@@ -79,7 +82,7 @@ func (s *Server) SeekSubscription(ctx context.Context, request *posternv1.SeekSu
 		return answer, err
 	}
 	answer.Subscription, err = s.steer(ctx, request.GetName(), request.GetEtag(), func(d delivery.Desired) delivery.Desired {
-		return seek(d, targets)
+		return seek(d, time.Now(), targets)
 	})
 	if err != nil {
 		return nil, err

@@ -139,6 +139,7 @@ func (s *Store) CaughtUp() {
 	s.told(names)
 	if first {
 		close(s.loaded)
+		s.told(nil) // that it is
 	}
 }
 
@@ -146,16 +147,25 @@ func (s *Store) CaughtUp() {
 func (s *Store) Loaded() <-chan struct{} { return s.loaded }
 
 // await waits until all is read, as long as ctx allows.
-func (s *Store) await(ctx context.Context) error {
+func (s *Store) await(ctx context.Context) error { return s.awaitThat(ctx, s.loaded) }
+
+// awaitThat is await for something that comes with all being read.
+func (s *Store) awaitThat(ctx context.Context, done <-chan struct{}) error {
 	select {
-	case <-s.loaded:
+	case <-done:
 		return nil
 	default:
+	}
+	s.mu.Lock()
+	trouble := s.trouble
+	s.mu.Unlock()
+	if trouble != nil {
+		return trouble
 	}
 	ctx, cancel := context.WithTimeout(ctx, loadPatience)
 	defer cancel()
 	select {
-	case <-s.loaded:
+	case <-done:
 		return nil
 	case <-s.failed:
 	case <-ctx.Done():

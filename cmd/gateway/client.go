@@ -47,7 +47,7 @@ func (c *client) explain(ctx context.Context, err error) error {
 	}
 	f := wire.FromStatus(s.Proto())
 	if strings.Contains(f.Message, "connection refused") {
-		return fmt.Errorf("no gateway answers at %s: start one with: postern dev (%s)", c.address, f.Message)
+		return exitError{fmt.Errorf("no gateway answers at %s: start one with: postern dev (%s)", c.address, f.Message), exitUnavailable}
 	}
-	return fmt.Errorf("%s (%s)", f.Message, f.Reason)
+	return exitError{fmt.Errorf("%s (%s)", f.Message, f.Reason), exitCodeOf(f.Kind())}
 }

@@ -61,19 +61,25 @@ func (d *dev) run(ctx context.Context, c *cobra.Command, load *loader) (err erro
 	if err := c.Flags().Set(config.Flag("kafka.brokers"), broker.Addr()); err != nil {
 		return err
 	}
-	settings, err := load.load(c)
+	read := func() (config.Config, error) {
+		settings, err := load.load(c)
+		settings.Kafka.AutoCreateTopics = true
+		settings.Kafka.TLS, settings.Kafka.SASL = nil, nil // the embedded broker has neither
+		// A developer's receiver is on this machine.
+		settings.SubscriptionsAPI.AllowHTTP, settings.SubscriptionsAPI.AllowLoopback = true, true
+		for i := range settings.Subscriptions {
+			if w := settings.Subscriptions[i].Webhook; w != nil {
+				w.AllowLoopback, w.AllowHTTP = true, true
+			}
+		}
+		return settings, err
+	}
+	settings, err := read()
 	if err != nil {
 		return err
 	}
-	settings.Kafka.AutoCreateTopics = true
-	settings.Kafka.TLS, settings.Kafka.SASL = nil, nil // the embedded broker has neither
-	for i := range settings.Subscriptions {
-		if w := settings.Subscriptions[i].Webhook; w != nil {
-			w.AllowLoopback, w.AllowHTTP = true, true // a developer's receiver is on this machine
-		}
-	}
 	log := telemetry.NewLogger(settings.Telemetry.Log)
-	return serve(ctx, settings, log, func(g *gateway.Gateway) {
+	return serve(ctx, settings, log, reloading{load.file, read}, func(g *gateway.Gateway) {
 		d.banner(os.Stdout, g, broker, time.Since(began))
 	})
 }

@@ -43,9 +43,18 @@ func run(ctx context.Context, args []string) int {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "postern:", err)
+	return exitOf(err)
+}
+
+// exitOf is the exit code for a command's error.
+func exitOf(err error) int {
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
+	}
+	var coded exitError
+	if errors.As(err, &coded) {
+		return coded.code
 	}
 	return exitFailed
 }
@@ -63,7 +72,8 @@ Start here:  postern dev`,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand())
+	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(),
+		subscriptionsCommand(), whyCommand(), deadLettersCommand())
 	return root
 }
 

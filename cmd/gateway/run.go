@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -20,7 +23,11 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the gateway beside a Kafka",
 		Long: `Run the gateway. Settings come from the file given with --config, then from the
-environment (POSTERN_KAFKA_BROKERS), then from flags (--kafka-brokers).`,
+environment (POSTERN_KAFKA_BROKERS), then from flags (--kafka-brokers).
+
+When the file changes, and on SIGHUP, it is read anew: its subscriptions are put in
+force without disturbing those that did not change. A file that is wrong is told
+in the log, and the last good one stands. Other settings need a restart.`,
 		Example: "  postern run --config gateway.yaml\n  postern run --kafka-brokers kafka-1:9092,kafka-2:9092",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -29,7 +36,8 @@ environment (POSTERN_KAFKA_BROKERS), then from flags (--kafka-brokers).`,
 				return err
 			}
 			log := telemetry.NewLogger(settings.Telemetry.Log)
-			return serve(c.Context(), settings, log, func(g *gateway.Gateway) {
+			reload := reloading{load.file, func() (config.Config, error) { return load.load(c) }}
+			return serve(c.Context(), settings, log, reload, func(g *gateway.Gateway) {
 				log.Info("postern is up", "version", buildVersion(), "instance", g.Instance(),
 					"http", g.Addrs().HTTP, "grpc", g.Addrs().GRPC, "admin", g.Addrs().Admin, "kafka", settings.Kafka.Brokers)
 			})
@@ -40,13 +48,63 @@ environment (POSTERN_KAFKA_BROKERS), then from flags (--kafka-brokers).`,
 }
 
 // serve builds the gateway, tells that it is up, and runs it until ctx ends.
-func serve(ctx context.Context, settings config.Config, log *slog.Logger, up func(*gateway.Gateway)) error {
+func serve(ctx context.Context, settings config.Config, log *slog.Logger, r reloading, up func(*gateway.Gateway)) error {
 	g, err := gateway.New(ctx, settings, gateway.Options{Version: buildVersion(), Log: log, TendMemory: os.Getenv("GOGC") == ""})
 	if err != nil {
 		return err
 	}
 	up(g)
+	watching, stop := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { r.run(watching, log, g.Reload) })
+	defer work.Wait()
+	defer stop()
 	return g.Run(ctx)
+}
+
+// reloading reads the configuration anew when its file changes, and on SIGHUP.
+type reloading struct {
+	file string // "": there is none
+	load func() (config.Config, error)
+}
+
+func (r reloading) run(ctx context.Context, log *slog.Logger, use func(config.Config) error) {
+	wanted := make(chan struct{}, 1)
+	want := func() {
+		select {
+		case wanted <- struct{}{}:
+		default:
+		}
+	}
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	defer signal.Stop(hangUp)
+	var work sync.WaitGroup
+	defer work.Wait()
+	if r.file != "" {
+		work.Go(func() {
+			if err := config.Watch(ctx, r.file, want); err != nil {
+				log.Warn("the configuration's file is not watched: send SIGHUP after a change", "error", err)
+			}
+		})
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangUp:
+			want()
+			continue
+		case <-wanted:
+		}
+		settings, err := r.load()
+		if err == nil {
+			err = use(settings)
+		}
+		if err != nil {
+			log.Error("the configuration that was read anew is wrong; the last good one stands", "error", err)
+		}
+	}
 }
 
 // loader reads the configuration a command is given.

@@ -121,7 +121,7 @@ func (c Config) Validate() error {
 			bad(at+".schema.value.rule", "%v", err)
 		}
 	}
-	seen := map[string]int{}
+	seen, groups := map[string]int{}, map[string]int{}
 	for i, s := range c.Subscriptions {
 		at := fmt.Sprintf("subscriptions[%d]", i)
 		errs = append(errs, setting.Under(at, s.Validate()))
@@ -129,6 +129,11 @@ func (c Config) Validate() error {
 			bad(at+".name", "%q is declared before as subscriptions[%d]", s.Name, first)
 		}
 		seen[s.Name] = i
+		group := s.Queue().Group
+		if first, twice := groups[group]; twice && group != "" && c.Subscriptions[first].Name != s.Name {
+			bad(at+".group", "%q is the group of subscriptions[%d] too: they would take each other's partitions", group, first)
+		}
+		groups[group] = i
 	}
 	return errors.Join(errs...)
 }

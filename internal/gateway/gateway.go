@@ -95,7 +95,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 		return fmt.Errorf("compile the requests' rules: %w", err)
 	}
 	validator := wire.Validator{Validator: rules}
-	policy := authz.Open()
+	policy := authz.Open().Reserve(g.config.TopicsPrefix)
 	publisher := publish.New(g.config.Publish, publish.Parts{
 		Policy: policy, Rules: g.config.PublishRules(), Schemas: &schema.Checker{}, Producer: g.producer, Topics: g.kafka,
 		Tracer: g.telemetry.Tracer, Root: g.telemetry.Root, Sample: g.telemetry.Sample, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,

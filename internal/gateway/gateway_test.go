@@ -38,6 +38,12 @@ func start(t *testing.T, cluster *brokertest.Cluster, change func(*config.Config
 	if change != nil {
 		change(&c)
 	}
+	return startWith(t, c)
+}
+
+// startWith runs a gateway of the configuration.
+func startWith(t *testing.T, c config.Config) *running {
+	t.Helper()
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -61,14 +67,19 @@ func start(t *testing.T, cluster *brokertest.Cluster, change func(*config.Config
 		}
 	}
 	t.Cleanup(r.stop)
+	r.conn = dialGRPC(t, g)
+	return r
+}
+
+func dialGRPC(t *testing.T, g *Gateway) *grpc.ClientConn {
+	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+g.Addrs().GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() }) // nothing is left to send
-	r.conn = conn
-	return r
+	return conn
 }
 
 func (r *running) url(path string) string { return "http://" + r.gateway.Addrs().HTTP + path }

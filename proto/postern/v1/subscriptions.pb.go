@@ -797,7 +797,7 @@ type Subscription struct {
 	DeclaredIn DeclaredIn `protobuf:"varint,18,opt,name=declared_in,json=declaredIn,proto3,enum=postern.v1.DeclaredIn" json:"declared_in,omitempty"`
 	// Nothing is delivered; see PauseSubscription.
 	Paused bool `protobuf:"varint,19,opt,name=paused,proto3" json:"paused,omitempty"`
-	// How often it was sought.
+	// Grows with each seek; 0 when it was never sought.
 	SeekEpoch uint64 `protobuf:"varint,20,opt,name=seek_epoch,json=seekEpoch,proto3" json:"seek_epoch,omitempty"`
 	// Why this gateway does not serve it: it was written by a newer Postern, or
 	// contradicts what the gateway's file declares. Empty when it does.

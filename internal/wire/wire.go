@@ -4,6 +4,7 @@
 package wire
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -138,7 +139,7 @@ func Status(err error) *rpcstatus.Status {
 		bad := &errdetails.BadRequest{}
 		for _, v := range f.Violations {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
-				Field: ValidUTF8(v.Field), Description: ValidUTF8(v.Description), Reason: string(f.Reason),
+				Field: ValidUTF8(v.Field), Description: ValidUTF8(v.Description), Reason: ValidUTF8(cmp.Or(v.Rule, string(f.Reason))),
 			})
 		}
 		attach(s, bad)

@@ -42,6 +42,9 @@ type Event struct {
 
 	// DedupeKey names the event, so that publishing it twice stores it once (publish.window). It is never stored.
 	DedupeKey string
+	// SchemaID or SchemaVersion names the schema that the data is of, where the topic's
+	// rule leaves it to the publisher (package schema). Not stored; 0 is none.
+	SchemaID, SchemaVersion int32
 	// Topic to publish to; "" is the request's.
 	Topic string
 }

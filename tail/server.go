@@ -24,11 +24,29 @@ type Server struct {
 	policy   authz.Policy
 	draining <-chan struct{}
 	deadline func() time.Time
+	viewer   Viewer
+}
+
+// Viewer shows records as JSON; schema.Checker is one.
+type Viewer interface {
+	View(ctx context.Context, r *event.Record) (*event.Record, error)
 }
 
 // NewServer makes the service. draining is closed when the gateway begins to stop.
-func NewServer(kafka *broker.Client, policy authz.Policy, draining <-chan struct{}, deadline func() time.Time) *Server {
-	return &Server{kafka: kafka, policy: policy, draining: draining, deadline: deadline}
+func NewServer(kafka *broker.Client, policy authz.Policy, draining <-chan struct{}, deadline func() time.Time, viewer Viewer) *Server {
+	return &Server{kafka: kafka, policy: policy, draining: draining, deadline: deadline, viewer: viewer}
+}
+
+// show gives r as the caller asked for it; with an error it is raw.
+func (s *Server) show(ctx context.Context, r *event.Record, asJSON bool) (*event.Record, error) {
+	if !asJSON {
+		return r, nil
+	}
+	seen, err := s.viewer.View(ctx, r)
+	if err != nil {
+		return r, err
+	}
+	return seen, nil
 }
 
 // heartbeatEvery is how long a tail is silent at most; then it sends its cursor.
@@ -56,8 +74,9 @@ func (s *Server) Tail(request *posternv1.TailRequest, stream grpc.ServerStreamin
 	return s.follow(stream.Context(), request.GetTopic(), start, request.GetLimit(), func(f frame) error {
 		m := &posternv1.TailResponse{Cursor: f.cursor.String()}
 		for _, r := range f.records {
+			seen, err := s.show(stream.Context(), r, request.GetView() == posternv1.View_VIEW_JSON)
 			m.Events = append(m.Events, &posternv1.TailedEvent{
-				Event: wire.Event(r), Position: wire.Position(r.Position()), Appended: wire.Time(r.Timestamp),
+				Event: wire.Event(seen), Position: wire.Position(r.Position()), Appended: wire.Time(r.Timestamp), ViewError: wire.Status(err),
 			})
 		}
 		for _, gap := range f.missed {

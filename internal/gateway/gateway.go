@@ -127,8 +127,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if err := g.buildSubscriptions(); err != nil {
 		return err
 	}
-	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
-	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
+	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
+	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(subscription.Parts{
 		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: instance.String(), Cursor: parseCursor,
 		Reporter: g.queues,

@@ -28,6 +28,7 @@ func FromEvent(m *posternv1.Event) event.Event {
 		ID: m.GetId(), Source: m.GetSource(), Type: m.GetType(), Subject: m.GetSubject(),
 		ContentType: m.GetContentType(), DataSchema: m.GetDataSchema(),
 		Key: m.Key, Data: m.Data, Partition: event.AnyPartition, DedupeKey: m.GetDedupeKey(), Topic: m.GetTopic(),
+		SchemaID: m.GetSchemaId(), SchemaVersion: m.GetSchemaVersion(),
 	}
 	if m.Partition != nil {
 		e.Partition = m.GetPartition()

@@ -49,12 +49,15 @@ type avroType struct {
 	fields   []avroField
 	byName   map[string]int // record: place in fields; enum: place in symbols
 	symbols  []string
+	hasOther bool      // enum: readers take unknown symbols as its default
+	aliases  []string  // full names
 	of       *avroType // array, map
 	branches []*avroType
 }
 
 type avroField struct {
 	name     string
+	aliases  []string
 	of       *avroType
 	fallback []byte // the default, encoded
 	required bool
@@ -160,6 +163,7 @@ func (p *avroPlanner) plan(n *avro.SchemaNode, depth int) (*avroType, error) {
 			t.name = n.Namespace + "." + n.Name
 		}
 		p.named[t.name] = t
+		t.aliases = n.Aliases
 	}
 	t.logical = logicalOf(n.LogicalType, t)
 	var err error
@@ -170,7 +174,7 @@ func (p *avroPlanner) plan(n *avro.SchemaNode, depth int) (*avroType, error) {
 		for i := range n.Fields {
 			f := &n.Fields[i]
 			t.byName[f.Name] = i
-			t.fields[i] = avroField{name: f.Name, required: !f.HasDefault}
+			t.fields[i] = avroField{name: f.Name, aliases: f.Aliases, required: !f.HasDefault}
 			if t.fields[i].of, err = p.plan(&f.Type, depth+1); err != nil {
 				return nil, err
 			}
@@ -179,7 +183,7 @@ func (p *avroPlanner) plan(n *avro.SchemaNode, depth int) (*avroType, error) {
 			}
 		}
 	case avroEnum:
-		t.symbols = n.Symbols
+		t.symbols, t.hasOther = n.Symbols, n.HasEnumDefault
 		t.byName = make(map[string]int, len(n.Symbols))
 		for i, s := range n.Symbols {
 			t.byName[s] = i

@@ -27,7 +27,7 @@ var table = map[string][]string{
 	"internal/wire":        {"event", "fault", "proto/postern/v1"},
 	"internal/eventstream": {"event", "fault"},
 	"internal/telemetry":   {"internal/setting"},
-	"internal/embedded":    {},
+	"internal/embedded":    {"fault", "schema"},
 	"broker":               {"event", "fault", "internal/setting"},
 	"broker/brokertest":    {"broker", "event"},
 	"delivery":             {"broker", "event", "fault", "internal/setting"},

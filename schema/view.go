@@ -2,10 +2,8 @@ package schema
 
 import (
 	"context"
-	"mime"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
@@ -63,7 +61,7 @@ func (c *Checker) decode(ctx context.Context, value []byte, r *event.Record, rul
 	if err := doc.parse(value); err != nil {
 		return nil, "", undecodable("the value is neither in the schema registry's wire format nor JSON: %v", err)
 	}
-	if h, ok := r.Header(event.HeaderContentType); ok && isJSON(string(h)) {
+	if h, ok := r.Header(event.HeaderContentType); ok && event.IsJSON(string(h)) {
 		return value, "", nil
 	}
 	return value, mediaJSON, nil
@@ -180,10 +178,4 @@ func withContentType(headers []event.Header, media string) []event.Header {
 		all = append(all, event.Header{Name: event.HeaderContentType, Value: []byte(media)})
 	}
 	return all
-}
-
-// isJSON reports whether a content type says JSON.
-func isJSON(contentType string) bool {
-	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && (media == mediaJSON || strings.HasSuffix(media, "+json") || media == "text/json")
 }

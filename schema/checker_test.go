@@ -112,6 +112,19 @@ func (s *shelf) Register(_ context.Context, subject string, d Definition) (int, 
 	return s.put(subject, d), nil
 }
 
+func (s *shelf) Versions(_ context.Context, subject string) ([]int, error) {
+	if err := s.ask(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []int
+	for _, r := range s.subjects[subject] {
+		all = append(all, r.Version)
+	}
+	return all, nil
+}
+
 func checkerOf(t testing.TB, s *shelf, rules Rules) *Checker {
 	c := NewChecker([]TopicRules{{"orders*", rules}}, NewRegistry(s, 30*time.Second))
 	t.Cleanup(c.Close)

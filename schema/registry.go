@@ -15,6 +15,7 @@ type source interface {
 	At(ctx context.Context, subject string, version int) (Registered, error)
 	Find(ctx context.Context, subject string, d Definition) (Registered, error)
 	Register(ctx context.Context, subject string, d Definition) (int, error)
+	Versions(ctx context.Context, subject string) ([]int, error)
 }
 
 // Registry gives compiled schemas, and asks its source as rarely as it can: by

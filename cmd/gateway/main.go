@@ -63,7 +63,7 @@ Start here:  postern dev`,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand())
+	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(), schemasCommand(), topicsCommand())
 	return root
 }
 

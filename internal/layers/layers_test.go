@@ -35,11 +35,11 @@ var table = map[string][]string{
 	"publish":              {"authz", "broker", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1", "schema"},
 	"subscription":         {"authz", "broker", "delivery", "delivery/webhook", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"subscribe":            {"authz", "delivery", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "subscription"},
-	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1"},
+	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/server":      {"authz", "fault", "internal/setting", "internal/wire"},
 	"internal/config":      {"broker", "internal/server", "internal/setting", "internal/telemetry", "publish", "schema", "subscription"},
 	"internal/gateway":     {"*"},
-	"cmd/gateway":          {"internal/config", "internal/embedded", "internal/gateway", "internal/telemetry", "internal/wire", "proto/postern/v1"},
+	"cmd/gateway":          {"internal/config", "internal/embedded", "internal/gateway", "internal/telemetry", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/layers":      {},
 	"internal/errorsdoc":   {"broker", "fault", "internal/wire"},
 }

@@ -18,6 +18,7 @@ type Description struct {
 	Versions []int
 	Latest   int // its newest version's id
 	Format   Format
+	Text     string // the newest version's
 	Err      error // why the registry's part is missing
 }
 
@@ -48,7 +49,7 @@ func (p *partRule) describe(ctx context.Context) *Description {
 	}
 	latest, err := p.registry.at(ctx, d.Subject, Latest)
 	if err == nil {
-		d.Latest, d.Format = latest.id, latest.format()
+		d.Latest, d.Format, d.Text = latest.id, latest.format(), latest.definition.Text
 		d.Versions, err = p.registry.source.Versions(ctx, d.Subject)
 	}
 	d.Err = err

@@ -149,6 +149,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events, Stream: publish.IsStream},
 			{Pattern: "OPTIONS /v1/topics/{topic}/events", Handle: publisher.Handshake},
 			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events, Stream: always},
+			{Pattern: "GET /asyncapi.json", Handle: tails.AsyncAPI},
 			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events, Stream: always},
 		},
 		Admin:     g.telemetry.Handler(),

@@ -39,7 +39,7 @@ var table = map[string][]string{
 	"internal/server":      {"authz", "fault", "internal/setting", "internal/wire"},
 	"internal/config":      {"broker", "internal/server", "internal/setting", "internal/telemetry", "publish", "schema", "subscription"},
 	"internal/gateway":     {"*"},
-	"cmd/gateway":          {"internal/config", "internal/embedded", "internal/gateway", "internal/telemetry", "internal/wire", "proto/postern/v1", "schema"},
+	"cmd/gateway":          {"fault", "internal/config", "internal/embedded", "internal/gateway", "internal/telemetry", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/layers":      {},
 	"internal/errorsdoc":   {"broker", "fault", "internal/wire"},
 }

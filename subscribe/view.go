@@ -40,7 +40,7 @@ func view(ctx context.Context, v Viewer, leases []delivery.Lease, queue settler,
 			l.Record = record
 			seen = append(seen, l)
 		case fault.Is(err, fault.Undecodable):
-			rejected = append(rejected, delivery.Settlement{ID: l.ID, Word: delivery.Reject, Reason: err.Error()})
+			rejected = append(rejected, delivery.Settlement{ID: l.ID, Word: delivery.Reject, Undecodable: true, Reason: err.Error()})
 		default:
 			back = append(back, l)
 		}

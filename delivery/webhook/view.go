@@ -35,7 +35,7 @@ func (p *Pusher) show(ctx context.Context, lease *delivery.Lease, lender Lender,
 		lease.Record = record
 		return true
 	case fault.Is(err, fault.Undecodable):
-		settler.Settle([]delivery.Settlement{{ID: lease.ID, Word: delivery.Reject, Reason: err.Error()}})
+		settler.Settle([]delivery.Settlement{{ID: lease.ID, Word: delivery.Reject, Undecodable: true, Reason: err.Error()}})
 	default:
 		t := time.NewTimer(viewPause)
 		defer t.Stop()

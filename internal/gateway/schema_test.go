@@ -245,6 +245,9 @@ func TestReadersGetJSONWhateverTheTopicHoldsAndWhatCannotBeReadIsADeadLetter(t *
 		if len(letters) != 1 || !bytes.Equal(letters[0].Value, garbage) {
 			t.Fatalf("%s: %v", dead, letters)
 		}
+		if reason, _ := letters[0].Header(event.DeadLetterReason); string(reason) != "undecodable" {
+			t.Errorf("the reason's class is %q", reason)
+		}
 		if detail, _ := letters[0].Header(event.DeadLetterDetail); !strings.HasPrefix(string(detail), "undecodable: ") {
 			t.Errorf("the reason is %q", detail)
 		}

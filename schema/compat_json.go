@@ -214,7 +214,7 @@ func (d *jsonDiffer) keyword(name string, w, r map[string]any, path string, dept
 	switch name {
 	case "type":
 		for _, t := range typesOf(w) {
-			if !slices.Contains(typesOf(r), t) && !(t == "integer" && slices.Contains(typesOf(r), "number")) {
+			if !slices.Contains(typesOf(r), t) && (t != "integer" || !slices.Contains(typesOf(r), "number")) {
 				d.add(at, rule, "%s was allowed, now only %s", t, strings.Join(typesOf(r), ", "))
 			}
 		}

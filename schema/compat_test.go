@@ -57,10 +57,12 @@ func TestEveryIncompatibilityIsNamedWithItsPath(t *testing.T) {
 			"/properties/n/minimum json.minimum\n/properties/n/type json.type\n/properties/new json.additionalProperties",
 		},
 		{"an open JSON schema", JSON, `{"type":"object"}`, `{"type":"object","properties":{"n":{"type":"string"}}}`, "/properties/n json.open", ""},
-		{"JSON unions and references", JSON,
+		{
+			"JSON unions and references", JSON,
 			`{"$ref":"#/definitions/n","definitions":{"n":{"type":"object","properties":{"next":{"$ref":"#/definitions/n"}}}}}`,
 			`{"$ref":"#/definitions/n","definitions":{"n":{"type":"object","properties":{"next":{"anyOf":[{"$ref":"#/definitions/n"},{"type":"null"}]}}}}}`,
-			"", "/properties/next/type json.type"},
+			"", "/properties/next/type json.type",
+		},
 		{"what cannot be shown", JSON, `{"type":"object"}`, `{"type":"object","not":{"required":["x"]}}`, "/not undecided", ""},
 		{"the same", JSON, `{"not":{"type":"string"}}`, `{"title":"x","not":{"type":"string"}}`, "", ""},
 	} {

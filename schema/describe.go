@@ -19,7 +19,7 @@ type Description struct {
 	Latest   int // its newest version's id
 	Format   Format
 	Text     string // the newest version's
-	Err      error // why the registry's part is missing
+	Err      error  // why the registry's part is missing
 }
 
 // Describe tells the rules in force for topic; nil for off.

@@ -359,13 +359,14 @@ func (d *document) gotAt(tokens []string) string {
 	for _, token := range tokens {
 		node := d.nodes[n]
 		found := -1
-		if node.kind == jsonObject {
+		switch node.kind {
+		case jsonObject:
 			for name := n + 1; name < int(node.next); name = int(d.nodes[name+1].next) {
 				if d.is(name, token) {
 					found = name + 1
 				}
 			}
-		} else if node.kind == jsonArray {
+		case jsonArray:
 			i := 0
 			for item := n + 1; item < int(node.next); item = int(d.nodes[item].next) {
 				if fmt.Sprint(i) == token {

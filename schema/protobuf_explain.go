@@ -152,9 +152,10 @@ func fieldType(f protoreflect.FieldDescriptor) string {
 func (e *protoExplainer) single(f protoreflect.FieldDescriptor, n int) {
 	k := e.doc.nodes[n].kind
 	text := ""
-	if k == jsonString {
+	switch k {
+	case jsonString:
 		text = e.doc.string(n)
-	} else if k == jsonNumber {
+	case jsonNumber:
 		text = string(e.doc.raw(n))
 	}
 	switch kind := f.Kind(); kind {

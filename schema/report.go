@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/postern-dev/postern/fault"
@@ -40,8 +41,8 @@ func excerptLong(text string) string {
 
 // syntax notes that a text is not JSON.
 func (r *report) syntax(err error) {
-	e, ok := err.(*syntaxError)
-	if !ok {
+	var e *syntaxError
+	if !errors.As(err, &e) {
 		r.add("", "json.syntax", "JSON", err.Error())
 		return
 	}

@@ -116,19 +116,15 @@ func messageOf(t describedTopic) object {
 
 // payloadSchema is the schema in its own language, as AsyncAPI names them.
 func payloadSchema(d *schema.Description) object {
-	var text any = d.Text
-	format := ""
 	switch d.Format {
 	case schema.Avro:
-		format, text = "application/vnd.apache.avro+json;version=1.9.0", raw(d.Text)
+		return object{"schemaFormat": "application/vnd.apache.avro+json;version=1.9.0", "schema": raw(d.Text)}
 	case schema.JSON:
-		format, text = "application/schema+json;version=draft-07", raw(d.Text)
+		return object{"schemaFormat": "application/schema+json;version=draft-07", "schema": raw(d.Text)}
 	case schema.Protobuf:
-		format = "application/vnd.google.protobuf;version=3"
-	default:
-		return nil
+		return object{"schemaFormat": "application/vnd.google.protobuf;version=3", "schema": d.Text}
 	}
-	return object{"schemaFormat": format, "schema": text}
+	return nil
 }
 
 // keySchema is the key's schema. The Kafka binding takes JSON Schema only; any other is told in words.

@@ -166,7 +166,9 @@ func TestPublisherNamesItsSchemaOverHTTPAndGRPC(t *testing.T) {
 	path, body := "/v1/topics/"+topic+"/events", `{"id":"a","qty":1}`
 	ids := []int{second, first, first, first, first}
 	for i, headers := range [][]string{
-		{}, {"Postern-Schema-Id", fmt.Sprint(first)}, {"Postern-Schema-Version", "1"},
+		{},
+		{"Postern-Schema-Id", fmt.Sprint(first)},
+		{"Postern-Schema-Version", "1"},
 		{"ce-specversion", "1.0", "ce-id", "1", "ce-source", "/s", "ce-type", "t", "ce-dataschema", reg.url + "/subjects/" + topic + "-value/versions/1"},
 	} {
 		if a := g.do("POST", path, body, headers...); a.Status != 200 {

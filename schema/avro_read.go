@@ -26,7 +26,8 @@ type avroReader struct {
 	quiet    bool // only check, write nothing
 	spelling Spelling
 	path     document // its pointer only
-	budget   int      // of items
+	budget   int      // of values; a schema can have thousands without a byte
+	empty    int      // items that had no bytes
 	wrong    *violationError
 }
 
@@ -41,7 +42,7 @@ func (e *violationError) report(r *report) { r.add(e.pointer, e.rule, e.expected
 
 // read reads the whole of data as a root.
 func (r *avroReader) read(root *avroType) error {
-	r.budget = len(r.data) + zeroWidth
+	r.budget = 1<<20 + 64*len(r.data)
 	if !r.value(root, 0) {
 		return r.wrong
 	}
@@ -104,7 +105,7 @@ func (r *avroReader) counted(t *avroType) ([]byte, bool) {
 
 func (r *avroReader) value(t *avroType, depth int) bool {
 	if r.budget--; r.budget < 0 {
-		return r.fail("avro.items", "items that have bytes", fmt.Sprintf("more than %d without", zeroWidth))
+		return r.fail("avro.items", "values that have bytes", "more without than are read")
 	}
 	if depth > maxDepth {
 		return r.fail("avro.depth", fmt.Sprintf("values that nest at most %d deep", maxDepth), "deeper ones")
@@ -220,8 +221,14 @@ func (r *avroReader) blocks(t *avroType, opening, closing byte, item func(i int)
 			if i > 0 {
 				r.put(',')
 			}
+			before := r.at
 			if !item(i) {
 				return false
+			}
+			if r.at == before {
+				if r.empty++; r.empty > zeroWidth {
+					return r.fail("avro.items", "items that have bytes", fmt.Sprintf("more than %d without", zeroWidth))
+				}
 			}
 			i++
 		}

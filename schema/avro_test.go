@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -192,6 +193,28 @@ func TestRecursionAndBombsAreBounded(t *testing.T) {
 	}
 	if _, err := newAvro(`{"type":"record","name":"R","fields":[`+strings.Repeat(`{"name":"a","type":{"type":"array","items":`, 3)+`]}`, nil); err == nil {
 		t.Error("a broken schema was compiled")
+	}
+}
+
+func TestLargeEventsAreNoBombs(t *testing.T) {
+	flags := avroOf(t, `{"type":"array","items":{"type":"record","name":"F","fields":[{"name":"on","type":"boolean"}]}}`)
+	text := "[" + strings.Repeat(`{"on":true},`, 200_000) + `{"on":false}]`
+	data, wrong := write(flags, Plain, text)
+	if !wrong.ok() {
+		t.Fatal(wrong.list)
+	}
+	if back, err := readBack(flags, Plain, data); err != nil || back != text {
+		t.Errorf("%v", err)
+	}
+	// A wide record whose members come in the other order.
+	var fields, members []string
+	for i := range 1000 {
+		fields = append(fields, `{"name":"f`+strconv.Itoa(i)+`","type":"int"}`)
+		members = append(members, `"f`+strconv.Itoa(999-i)+`":`+strconv.Itoa(i))
+	}
+	wide := avroOf(t, `{"type":"record","name":"W","fields":[`+strings.Join(fields, ",")+`]}`)
+	if _, wrong := write(wide, Plain, "{"+strings.Join(members, ",")+"}"); !wrong.ok() {
+		t.Error(wrong.list[0])
 	}
 }
 

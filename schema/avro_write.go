@@ -277,9 +277,10 @@ func (w *avroWriter) record(t *avroType, n int) bool {
 		return w.fail("avro.type", t.String(), n)
 	}
 	ok, found, next := true, int32(0), n+1
+	var index map[string]int
 	for i := range t.fields {
 		f := &t.fields[i]
-		at := w.member(n, next, f.name)
+		at := w.member(n, next, f.name, &index)
 		if at == 0 {
 			if !f.required && f.fallback != nil {
 				w.out = append(w.out, f.fallback...)
@@ -311,21 +312,28 @@ func (w *avroWriter) record(t *avroType, n int) bool {
 	return ok
 }
 
-// member finds the value of the member called name, first at hint.
-func (w *avroWriter) member(object, hint int, name string) int {
+// member finds the value of the member called name, first at hint; 0 without
+// one. For an object of many members in another order index is made once.
+func (w *avroWriter) member(object, hint int, name string, index *map[string]int) int {
 	end := int(w.doc.nodes[object].next)
 	if hint < end && w.doc.is(hint, name) {
 		return hint + 1
 	}
-	for at := object + 1; at < end; at = int(w.doc.nodes[at+1].next) {
-		if w.budget--; w.budget < 0 {
-			return 0
+	if w.doc.nodes[object].count <= fewMembers {
+		for at := object + 1; at < end; at = int(w.doc.nodes[at+1].next) {
+			if w.doc.is(at, name) {
+				return at + 1
+			}
 		}
-		if w.doc.is(at, name) {
-			return at + 1
+		return 0
+	}
+	if *index == nil {
+		*index = make(map[string]int, w.doc.nodes[object].count)
+		for at := object + 1; at < end; at = int(w.doc.nodes[at+1].next) {
+			(*index)[w.doc.string(at)] = at + 1
 		}
 	}
-	return 0
+	return (*index)[name]
 }
 
 // union chooses the one branch the value is of.

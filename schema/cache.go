@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// staleWait is how long somebody waits for a newer value while an old one is
-	// there. A registry that hangs then costs this much every retryAfter.
+	// staleWait is how long a fetch is waited for while an old value is there, counted from
+	// its beginning: a registry that hangs costs those who ask then, not all that come later.
 	staleWait = 250 * time.Millisecond
 	// retryAfter is how long a registry that did not answer is not asked again.
 	retryAfter = time.Second
@@ -39,6 +39,7 @@ type entry[V any] struct {
 	err     error
 	fresh   time.Time     // until then value, or err, needs no fetch
 	arrives chan struct{} // closed when the fetch under way has ended; nil without one
+	began   time.Time     // of that fetch
 }
 
 func newCache[K comparable, V any](life context.Context, work *sync.WaitGroup, ttl time.Duration, most int, fetch func(context.Context, K) (V, error)) *cache[K, V] {
@@ -54,13 +55,17 @@ func (c *cache[K, V]) get(ctx context.Context, k K) (V, error) {
 		return v, nil
 	}
 	c.mu.RUnlock()
-	arrives, old, known, err := c.refresh(k)
+	arrives, began, old, known, err := c.refresh(k)
 	if arrives == nil {
 		return old, err
 	}
 	var patience <-chan time.Time
 	if known {
-		t := time.NewTimer(staleWait)
+		wait := staleWait - time.Since(began)
+		if wait <= 0 {
+			return old, nil
+		}
+		t := time.NewTimer(wait)
 		defer t.Stop()
 		patience = t.C
 	}
@@ -91,7 +96,7 @@ func (c *cache[K, V]) get(ctx context.Context, k K) (V, error) {
 func isDefinite(err error) bool { return err != nil && !fault.Is(err, fault.RegistryUnavailable) }
 
 // refresh sees to it that k is being fetched if it has to be: then arrives is not nil.
-func (c *cache[K, V]) refresh(k K) (arrives chan struct{}, old V, known bool, err error) {
+func (c *cache[K, V]) refresh(k K) (arrives chan struct{}, began time.Time, old V, known bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries[k]
@@ -102,18 +107,18 @@ func (c *cache[K, V]) refresh(k K) (arrives chan struct{}, old V, known bool, er
 	}
 	if e.arrives == nil && (e.known || e.err != nil) && (time.Now().Before(e.fresh) || e.known && e.err == nil && c.ttl == 0) {
 		if e.known && !isDefinite(e.err) {
-			return nil, e.value, true, nil
+			return nil, began, e.value, true, nil
 		}
-		return nil, old, false, e.err
+		return nil, began, old, false, e.err
 	}
 	if e.arrives == nil {
 		if c.life.Err() != nil {
-			return nil, old, false, fault.New(fault.ShuttingDown, "the gateway is stopping: retry")
+			return nil, began, old, false, fault.New(fault.ShuttingDown, "the gateway is stopping: retry")
 		}
-		e.arrives = make(chan struct{})
+		e.arrives, e.began = make(chan struct{}), time.Now()
 		c.work.Go(func() { c.load(k, e) })
 	}
-	return e.arrives, e.value, e.known && !isDefinite(e.err), nil
+	return e.arrives, e.began, e.value, e.known && !isDefinite(e.err), nil
 }
 
 func (c *cache[K, V]) load(k K, e *entry[V]) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -52,31 +51,30 @@ func newJSONSchema(text string, parts []part) (*jsonCodec, error) {
 	return c, nil
 }
 
-// noLoader refuses what is neither the schema nor one it refers to in the registry.
-type noLoader struct{}
+// partLoader gives what the schema refers to in the registry, and nothing else.
+// A $ref is resolved against the schema's $id before it comes here, so a
+// reference is found by the end of the address too.
+type partLoader []part
 
-func (noLoader) Load(at string) (any, error) {
+func (l partLoader) Load(at string) (any, error) {
+	for _, p := range l {
+		if name, _, _ := strings.Cut(p.name, "#"); name == at || strings.HasSuffix(at, "/"+strings.TrimPrefix(name, "./")) {
+			return parseAny([]byte(p.text))
+		}
+	}
 	return nil, fmt.Errorf("%s is not among the schema's references: nothing is fetched", at)
 }
 
 func (c *jsonCodec) compile() (*countedSchema, error) {
 	compiler := jsonschema.NewCompiler()
-	compiler.UseLoader(noLoader{})
+	compiler.UseLoader(partLoader(c.parts))
 	compiler.DefaultDraft(jsonschema.Draft7)
-	for _, p := range append(slices.Clone(c.parts), part{"schema.json", c.text}) {
-		doc, err := parseAny([]byte(p.text))
-		if err != nil {
-			return nil, err
-		}
-		at, err := url.Parse(p.name)
-		if err != nil {
-			return nil, fmt.Errorf("the reference %q is no address", excerpt(p.name))
-		}
-		base, _ := url.Parse(jsonBase) // a constant
-		at.Fragment = ""
-		if err := compiler.AddResource(base.ResolveReference(at).String(), doc); err != nil {
-			return nil, err
-		}
+	doc, err := parseAny([]byte(c.text))
+	if err != nil {
+		return nil, err
+	}
+	if err := compiler.AddResource(jsonBase+"schema.json", doc); err != nil {
+		return nil, err
 	}
 	schema, err := compiler.Compile(jsonBase + "schema.json")
 	if err != nil {

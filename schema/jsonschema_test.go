@@ -58,6 +58,17 @@ func TestDraft2020AndReferences(t *testing.T) {
 	}
 }
 
+func TestReferenceIsFoundWhereTheSchemaHasAnAddressOfItsOwn(t *testing.T) {
+	for _, name := range []string{"person.json", "https://example.com/shop/person.json"} {
+		c := codecOf(t, JSON, `{"$id":"https://example.com/shop/order.json","properties":{"who":{"$ref":"person.json#/definitions/p"}}}`,
+			part{name, `{"definitions":{"p":{"type":"object","required":["name"]}}}`})
+		r := &report{}
+		if c.check([]byte(`{"who":{}}`), nil, r); rulesOf(r) != "/who/name required" {
+			t.Errorf("%s: %s", name, rulesOf(r))
+		}
+	}
+}
+
 func TestNothingIsFetchedForASchema(t *testing.T) {
 	for _, text := range []string{`{"$ref":"http://127.0.0.1:1/x.json"}`, `{"$ref":"file:///etc/hostname"}`, `{"$ref":"other.json"}`} {
 		if _, err := compile(JSON, text, nil); err == nil || !strings.Contains(err.Error(), "nothing is fetched") {

@@ -138,16 +138,23 @@ func (c *cache[K, V]) load(k K, e *entry[V]) {
 	e.arrives = nil
 }
 
-// makeRoom forgets some entry that is not being fetched when there are too many.
+// makeRoom forgets an entry when there are too many: one that holds nothing if
+// there is one, so that whoever asks for what does not exist drives nothing out.
 func (c *cache[K, V]) makeRoom() {
 	if len(c.entries) < c.most {
 		return
 	}
+	var victim *K
 	for k, e := range c.entries {
-		if e.arrives == nil {
-			delete(c.entries, k)
-			return
+		if e.arrives != nil {
+			continue
 		}
+		if victim = &k; !e.known {
+			break
+		}
+	}
+	if victim != nil {
+		delete(c.entries, *victim)
 	}
 }
 

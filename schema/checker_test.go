@@ -442,6 +442,45 @@ func TestViewGivesJSONWhateverTheTopicHolds(t *testing.T) {
 	}
 }
 
+func TestViewReadsProtobufByTheReadersMessageOfThatName(t *testing.T) {
+	s := newShelf()
+	old := s.put("orders-value", Definition{Format: Protobuf, Text: `syntax = "proto3"; message A { string x = 1; } message B { string y = 1; }`})
+	s.put("orders-value", Definition{Format: Protobuf, Text: `syntax = "proto3"; message B { string y = 1; string z = 2; } message A { string x = 1; }`})
+	c := checkerOf(t, s, Rules{Value: PartRules{Rule: Encode, ReadAs: "latest"}})
+	for index, want := range map[string]string{"\x00": `{"x":"v"}`, "\x02\x02": `{"y":"v"}`} {
+		seen, err := c.View(t.Context(), &event.Record{Topic: "orders", Value: []byte(fmt.Sprintf("\x00\x00\x00\x00%c%s\x0a\x01v", old, index))})
+		if err != nil || string(seen.Value) != want {
+			t.Errorf("%v %v, want %s", seen, err, want)
+		}
+	}
+}
+
+func TestAskingForWhatDoesNotExistDrivesNothingOut(t *testing.T) {
+	var work sync.WaitGroup
+	fetched := 0
+	c := newCache(t.Context(), &work, 0, 3, func(_ context.Context, k int) (int, error) {
+		fetched++
+		if k > 2 {
+			return 0, fault.New(fault.UnknownSchema, "no %d", k)
+		}
+		return k, nil
+	})
+	for k := range 1000 {
+		for _, good := range []int{1, 2} {
+			if v, err := c.get(t.Context(), good); v != good || err != nil {
+				t.Fatal(v, err)
+			}
+		}
+		if _, err := c.get(t.Context(), k+3); !fault.Is(err, fault.UnknownSchema) {
+			t.Fatal(err)
+		}
+	}
+	work.Wait()
+	if fetched != 1002 || len(c.entries) > 3 {
+		t.Errorf("%d fetches, %d entries", fetched, len(c.entries))
+	}
+}
+
 func TestNothingIsAllocatedForATopicWithoutARule(t *testing.T) {
 	c := checkerOf(t, newShelf(), Rules{Value: PartRules{Rule: Encode}})
 	e := &event.Event{Data: []byte("x"), Key: []byte("k")}

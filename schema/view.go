@@ -129,6 +129,14 @@ func (c *Checker) readAs(ctx context.Context, rule *partRule, writer *compiled, 
 	} else if reader.format() != writer.format() {
 		return nil, undecodable("schema %d is of another format than schema %d", writer.id, reader.id)
 	}
+	if p, ok := reader.codec.(*protoCodec); ok {
+		// The reader's file may have the message at another place.
+		d := p.message(writer.recordName("", index), nil)
+		if d == nil {
+			return nil, undecodable("schema %d has no message %s", reader.id, writer.recordName("", index))
+		}
+		index = indexOf(d)
+	}
 	text, err := reader.toJSON(payload, index, rule.spelling)
 	if err != nil {
 		return nil, undecodable("the bytes are not of schema %d: %w", reader.id, err)

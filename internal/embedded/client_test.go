@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
+	"github.com/postern-dev/postern/internal/setting"
 	"github.com/postern-dev/postern/schema"
 )
 
@@ -146,4 +147,40 @@ func TestReferencesThroughARegistry(t *testing.T) {
 		}
 	}
 	client.Close()
+}
+
+// TestContextsAndGroupsKeepSubjectsApart: Confluent's contexts on ours, Apicurio's groups, which a header names, on Apicurio.
+func TestContextsAndGroupsKeepSubjectsApart(t *testing.T) {
+	url := aRegistry(t)
+	other := schema.Options{URLs: []string{url}, Context: "left"}
+	if os.Getenv("SCHEMA_REGISTRY_URL") != "" {
+		other = schema.Options{URLs: []string{url}, Headers: map[string]setting.Secret{"X-Registry-GroupId": setting.NewSecret("left")}}
+	}
+	clients := make([]*schema.Client, 2)
+	for i, o := range []schema.Options{{URLs: []string{url}}, other} {
+		var err error
+		if clients[i], err = schema.NewClient(o, nil); err != nil {
+			t.Fatal(err)
+		}
+		defer clients[i].Close()
+	}
+	subject := fmt.Sprintf("context-%d-value", time.Now().UnixNano())
+	id, err := clients[1].Register(t.Context(), subject, schema.Definition{Format: schema.Avro, Text: `"string"`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clients[0].At(t.Context(), subject, schema.Latest); !fault.Is(err, fault.UnknownSchema) {
+		t.Errorf("it is outside its context too: %v", err)
+	}
+	if found, err := clients[1].At(t.Context(), subject, schema.Latest); err != nil || found.ID != id {
+		t.Errorf("%+v %v", found, err)
+	}
+	checker := schema.NewChecker([]schema.TopicRules{{Match: "*", Rules: schema.Rules{Value: schema.PartRules{Rule: schema.Encode}}}}, schema.NewRegistry(clients[1], time.Minute))
+	e := &event.Event{Data: []byte(`"x"`)}
+	if err := checker.Check(t.Context(), strings.TrimSuffix(subject, "-value"), e); err != nil {
+		t.Error(err)
+	}
+	if err := checker.Check(t.Context(), strings.TrimSuffix(subject, "-value"), e); err != nil { // in the wire format now
+		t.Error(err)
+	}
 }

@@ -45,6 +45,8 @@ type Event struct {
 	// SchemaID or SchemaVersion names the schema that the data is of, where the topic's
 	// rule leaves it to the publisher (package schema). Not stored; 0 is none.
 	SchemaID, SchemaVersion int32
+	// Sent is the data as it came, where the topic's schema rule wrote other bytes into Data. Not stored.
+	Sent []byte
 	// Topic to publish to; "" is the request's.
 	Topic string
 }

@@ -139,7 +139,7 @@ func (c *Checker) Check(ctx context.Context, topic string, e *event.Event) error
 		return err
 	}
 	if format != "" {
-		e.Data, e.ContentType = data, mediaOf[format]
+		e.Sent, e.Data, e.ContentType = e.Data, data, mediaOf[format]
 	}
 	return nil
 }

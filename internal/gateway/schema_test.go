@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -376,5 +377,32 @@ func TestJSONSchemaAndProtobufTopicsRefuseWithTheirRules(t *testing.T) {
 		if a.Status != 400 || a.Reason != fault.SchemaRefused || len(a.Errors) != 2 || a.Errors[0].Field != "/id" || a.Errors[1].Field != "/qty" {
 			t.Errorf("%s", a.Body)
 		}
+	}
+}
+
+func TestARetryIsTheSameEventThoughANewerSchemaWouldEncodeIt(t *testing.T) {
+	cluster, reg := brokertest.New(t), newSchemaRegistry(t)
+	topic := cluster.Topic("retried", 1)
+	reg.put(topic+"-value", schema.Avro, orderAvro)
+	g := start(t, cluster, func(c *config.Config) {
+		reg.with(topic, encode())(c)
+		c.SchemaRegistry.LatestTTL = time.Nanosecond
+	})
+	path := "/v1/topics/" + topic + "/events"
+	if a := g.do("POST", path, `{"id":"a","qty":1}`, "Idempotency-Key", `"one"`); a.Status != 200 {
+		t.Fatal(a.Body)
+	}
+	second := reg.put(topic+"-value", schema.Avro, strings.Replace(orderAvro, `]}`, `,{"name":"more","type":"int","default":1}]}`, 1))
+	if a := g.do("POST", path, `{"id":"a","qty":1}`, "Idempotency-Key", `"one"`); a.Status != 200 || a.Header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+	if a := g.do("POST", path, `{"id":"a","qty":2}`, "Idempotency-Key", `"one"`); a.Reason != fault.DedupeKeyReused {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+	if a := g.do("POST", path, `{"id":"b","qty":2}`); a.Status != 200 {
+		t.Error(a.Body)
+	}
+	if records := cluster.Read(topic); len(records) != 2 || !bytes.HasPrefix(records[1].Value, framed(second, "")) {
+		t.Errorf("%d records", len(records))
 	}
 }

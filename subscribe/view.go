@@ -30,7 +30,11 @@ const viewPause = time.Second
 // that it becomes a dead letter with its own bytes and frees its key; one
 // whose schema cannot be had for now goes back, and later is true.
 func view(ctx context.Context, v Viewer, leases []delivery.Lease, queue settler, lender returner) (seen []delivery.Lease, later bool) {
-	seen = leases[:0:0]
+	// A registry that hangs must not hold up the events whose schemas are known: its answer is
+	// still taken when it comes, and the event is shown the next time.
+	ctx, cancel := context.WithTimeout(ctx, viewPause)
+	defer cancel()
+	seen = make([]delivery.Lease, 0, len(leases))
 	var rejected []delivery.Settlement
 	var back []delivery.Lease
 	for _, l := range leases {

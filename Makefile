@@ -37,6 +37,9 @@ flights: ## 336,000 real flights through HTTP, gRPC and webhooks on a real Kafka
 interop: ## the official CloudEvents SDKs, standardwebhooks and grpcio, unmodified
 	interop/run
 
+interop-schemas: ## Kafka Streams and Connect (Java) with Apicurio's Avro serde and registry, on a real Kafka
+	interop/schemas
+
 k6: ## every k6 script for a few seconds against a gateway of its own
 	tools/k6-smoke
 
@@ -69,4 +72,4 @@ breaking: ## fails if the protos break main's callers
 clean: ## what was built
 	rm -rf bin
 
-.PHONY: help build run test race test-kafka kill smoke flights interop k6 bench fuzz generate check-generated lint breaking clean
+.PHONY: help build run test race test-kafka kill smoke flights interop interop-schemas k6 bench fuzz generate check-generated lint breaking clean

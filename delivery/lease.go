@@ -84,6 +84,8 @@ type Settlement struct {
 	HasDelay bool          // Nack: Delay was given (0 is "at once"); else the retry policy decides
 	Lease    time.Duration // Extend
 	Reason   string        // Nack, Reject
+	// Undecodable with Reject: it is our own word, because a view could not read the bytes.
+	Undecodable bool
 }
 
 // Outcome says what a settlement did.

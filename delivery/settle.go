@@ -147,7 +147,11 @@ func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partitio
 	case Reject:
 		q.takeBack(e)
 		q.touch(p)
-		q.bury(p, e, reasonRejected, s.Reason)
+		reason := reasonRejected
+		if s.Undecodable {
+			reason = reasonUndecodable
+		}
+		q.bury(p, e, reason, s.Reason)
 	case Extend:
 		p.extend(e, now+s.Lease)
 		r.Deadline = q.start.Add(e.due)

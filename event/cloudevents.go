@@ -274,6 +274,13 @@ func (e *Event) ApplyHTTPHeaders(h HTTPHeaders) error {
 		}
 		e.Timestamp = t
 	}
+	var err error
+	if e.SchemaID, err = numberFrom(h, HTTPSchemaID); err != nil {
+		return err
+	}
+	if e.SchemaVersion, err = numberFrom(h, HTTPSchemaVersion); err != nil {
+		return err
+	}
 	dedupe, err := DedupeKeyOf(h)
 	if err != nil {
 		return err
@@ -292,6 +299,19 @@ func (e *Event) ApplyHTTPHeaders(h HTTPHeaders) error {
 		}
 	}
 	return nil
+}
+
+// numberFrom reads a header that is a number from 1; 0 without it.
+func numberFrom(h HTTPHeaders, name string) (int32, error) {
+	v := first(h, name)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(v, 10, 32)
+	if err != nil || n < 1 {
+		return 0, invalid(name, "%q is not a number from 1", v)
+	}
+	return int32(n), nil
 }
 
 // maxDedupeKey bounds a dedupe key's bytes, as the API's own rule does.

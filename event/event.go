@@ -42,6 +42,11 @@ type Event struct {
 
 	// DedupeKey names the event, so that publishing it twice stores it once (publish.window). It is never stored.
 	DedupeKey string
+	// SchemaID or SchemaVersion names the schema that the data is of, where the topic's
+	// rule leaves it to the publisher (package schema). Not stored; 0 is none.
+	SchemaID, SchemaVersion int32
+	// Sent is the data as it came, where the topic's schema rule wrote other bytes into Data. Not stored.
+	Sent []byte
 	// Topic to publish to; "" is the request's.
 	Topic string
 }

@@ -23,17 +23,19 @@ const (
 
 // HTTP request headers of the events route. Names are in canonical form.
 const (
-	HTTPKey            = "Postern-Key"           // record key, UTF-8
-	HTTPKeyBase64      = "Postern-Key-Base64"    // record key, base64 (standard alphabet)
-	HTTPPartition      = "Postern-Partition"     // explicit partition, decimal
-	HTTPTimestamp      = "Postern-Timestamp"     // record timestamp, RFC 3339
-	HTTPHeaderPrefix   = "Postern-Header-"       // Postern-Header-<name>: a record header; the name arrives lower-cased
-	HTTPIdempotencyKey = "Idempotency-Key"       // draft-ietf-httpapi-idempotency-key-header-07
-	HTTPDurability     = "Postern-Durability"    // all_replicas or leader
-	HTTPAtomic         = "Postern-Atomic"        // true: all events of the request or none
-	HTTPValidateOnly   = "Postern-Validate-Only" // true: check, store nothing
-	HTTPReplayed       = "Idempotent-Replayed"   // answer: true when the Idempotency-Key was known
-	HTTPInstance       = "Postern-Instance"      // answer: which gateway holds the leases
+	HTTPKey            = "Postern-Key"            // record key, UTF-8
+	HTTPKeyBase64      = "Postern-Key-Base64"     // record key, base64 (standard alphabet)
+	HTTPPartition      = "Postern-Partition"      // explicit partition, decimal
+	HTTPTimestamp      = "Postern-Timestamp"      // record timestamp, RFC 3339
+	HTTPHeaderPrefix   = "Postern-Header-"        // Postern-Header-<name>: a record header; the name arrives lower-cased
+	HTTPIdempotencyKey = "Idempotency-Key"        // draft-ietf-httpapi-idempotency-key-header-07
+	HTTPDurability     = "Postern-Durability"     // all_replicas or leader
+	HTTPAtomic         = "Postern-Atomic"         // true: all events of the request or none
+	HTTPValidateOnly   = "Postern-Validate-Only"  // true: check, store nothing
+	HTTPSchemaID       = "Postern-Schema-Id"      // the registry's id of the schema the body is of
+	HTTPSchemaVersion  = "Postern-Schema-Version" // or its version under the topic's subject
+	HTTPReplayed       = "Idempotent-Replayed"    // answer: true when the Idempotency-Key was known
+	HTTPInstance       = "Postern-Instance"       // answer: which gateway holds the leases
 )
 
 // Evidence headers of a dead-lettered record. They are appended after the

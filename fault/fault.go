@@ -32,6 +32,9 @@ type Error struct {
 type Violation struct {
 	Field       string // proto path (events[3].key), JSON pointer or header name
 	Description string
+	Rule        string // which rule it breaks, where rules have names: a schema's keyword, a protovalidate id
+	Expected    string // what the rule asks for
+	Got         string // what was there
 }
 
 // New makes an Error; format takes %w as fmt.Errorf does. One of KindExhausted
@@ -64,7 +67,7 @@ func (e *Error) With(name, value string) *Error {
 
 // Field adds a violation to e and returns it.
 func (e *Error) Field(field, format string, args ...any) *Error {
-	e.Violations = append(e.Violations, Violation{field, fmt.Sprintf(format, args...)})
+	e.Violations = append(e.Violations, Violation{Field: field, Description: fmt.Sprintf(format, args...)})
 	return e
 }
 

@@ -50,6 +50,10 @@ const (
 	AttributeRequired    Reason = "ATTRIBUTE_REQUIRED"
 	ContentTypeRefused   Reason = "CONTENT_TYPE_REFUSED"
 	SchemaRefused        Reason = "SCHEMA_REFUSED"
+	UnknownSchema        Reason = "UNKNOWN_SCHEMA"
+	SchemaUnusable       Reason = "SCHEMA_UNUSABLE"
+	RegistryUnavailable  Reason = "SCHEMA_REGISTRY_UNAVAILABLE"
+	Undecodable          Reason = "UNDECODABLE"
 	DedupeKeyReused      Reason = "DEDUPE_KEY_REUSED"
 	AtomicAborted        Reason = "ATOMIC_ABORTED"
 	Unauthenticated      Reason = "UNAUTHENTICATED"
@@ -114,6 +118,10 @@ var Reasons = []Entry{
 	{DedupeKeyReused, KindConflict, "Another event was published under this dedupe key.", "Use a key of its own for each event."},
 	{AtomicAborted, KindConflict, "Another event of the atomic request failed; nothing was stored.", "See the other results; then send all of it again."},
 	{SchemaRefused, KindInvalid, "The payload does not fit the topic's schema.", "Correct the fields named in the violations."},
+	{UnknownSchema, KindNotFound, "The schema registry has no such subject, version or id; nothing was stored.", "Register the schema, or name one that is there."},
+	{SchemaUnusable, KindPrecondition, "The topic's schema cannot be used: it is broken, too large, or refers to what is not there.", "See the message; whoever owns the schema must act."},
+	{RegistryUnavailable, KindUnavailable, "The schema is not known here yet and the registry could not be asked; nothing was stored.", "Retry with backoff."},
+	{Undecodable, KindPrecondition, "The event's bytes cannot be read by their schema.", "Read the topic without a view; see the dead letter for its bytes."},
 	{EventTooLarge, KindTooLarge, "The event is larger than the topic or the gateway allows.", "Send less, or a reference to the data."},
 	{BodyTooLarge, KindTooLarge, "The request body is larger than the gateway allows.", "Split the batch."},
 	{HeadersTooLarge, KindTooLarge, "The request's headers are larger than the gateway allows.", "Send large record headers by gRPC or NDJSON."},

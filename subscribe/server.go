@@ -42,11 +42,12 @@ type Server struct {
 	policy    authz.Policy
 	validator protovalidate.Validator
 	drain     Drain
+	viewer    Viewer
 }
 
 // NewServer makes the service.
-func NewServer(queues *delivery.Queues, specs Specs, policy authz.Policy, v protovalidate.Validator, tailer Tailer, drain Drain) *Server {
-	return &Server{queues: queues, specs: specs, policy: policy, validator: v, Tailer: tailer, drain: drain}
+func NewServer(queues *delivery.Queues, specs Specs, policy authz.Policy, v protovalidate.Validator, tailer Tailer, drain Drain, viewer Viewer) *Server {
+	return &Server{queues: queues, specs: specs, policy: policy, validator: v, Tailer: tailer, drain: drain, viewer: viewer}
 }
 
 // Tail is the Tailer's.
@@ -116,6 +117,12 @@ func (s *Server) Pull(ctx context.Context, request *posternv1.PullRequest) (*pos
 		return answer, nil
 	case err != nil:
 		return nil, err
+	}
+	if asJSON(request.GetView()) {
+		var later bool
+		if leases, later = view(ctx, s.viewer, leases, queue, attachment); later && len(leases) == 0 {
+			pause(wait) // else the caller would ask again at once
+		}
 	}
 	answer.Deliveries = deliveriesOf(leases)
 	return answer, nil

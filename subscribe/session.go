@@ -56,6 +56,7 @@ type session struct {
 	opened     *posternv1.Opened
 	resumed    []delivery.Lease
 	confirm    posternv1.Confirm
+	asJSON     bool // deliveries are shown as JSON
 }
 
 // open resolves, joins and attaches.
@@ -91,7 +92,7 @@ func (s *Server) open(ctx context.Context, open *posternv1.Open) (*session, erro
 	for _, l := range resumed {
 		opened.ResumedDeliveryIds = append(opened.ResumedDeliveryIds, uint64(l.ID))
 	}
-	return &session{server: s, queue: queue, attachment: attachment, opened: opened, resumed: resumed, confirm: open.GetConfirm()}, nil
+	return &session{server: s, queue: queue, attachment: attachment, opened: opened, resumed: resumed, confirm: open.GetConfirm(), asJSON: asJSON(open.GetView())}, nil
 }
 
 // close detaches; the leases wait for grace to be taken over.
@@ -298,6 +299,12 @@ func (s *session) deliver(ctx context.Context, out *sender, ackOnSend bool) erro
 }
 
 func (s *session) sendLeases(ctx context.Context, out *sender, leases []delivery.Lease, ackOnSend bool) error {
+	if s.asJSON {
+		var later bool
+		if leases, later = view(ctx, s.server.viewer, leases, s.queue, s.attachment); later {
+			defer pause(ctx)
+		}
+	}
 	for len(leases) > 0 {
 		n, size := 0, 0
 		for n < len(leases) && n < batchEvents && (n == 0 || size < batchBytes) {
@@ -317,6 +324,16 @@ func (s *session) sendLeases(ctx context.Context, out *sender, leases []delivery
 		leases = leases[n:]
 	}
 	return nil
+}
+
+// pause waits for viewPause, or ctx.
+func pause(ctx context.Context) {
+	t := time.NewTimer(viewPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // keepAlive sends a heartbeat when nothing was sent for a while, and the drain notice.

@@ -19,7 +19,8 @@ import (
 //
 // ?window= is how many may be unsettled, ?lease= how long each is lent (30s),
 // ?ack=on_send settles each as it is written, and ?topic= (repeated) opens a
-// subscription inline that the configuration does not declare. The id of each
+// subscription inline that the configuration does not declare. ?view=json shows
+// events as JSON, whatever the topic holds. The id of each
 // server-sent event is the resume token: Last-Event-ID takes the leases over
 // and never moves the position.
 func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
@@ -41,6 +42,10 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 			return fault.New(fault.InvalidArgument, "lease=%s is not a duration from 1s to 1h, such as 30s", v).Field("lease", "out of range")
 		}
 		open.Lease = durationpb.New(d)
+	}
+	var err error
+	if open.View, err = parseView(query.Get("view")); err != nil {
+		return err
 	}
 	ackOnSend := false
 	switch v := query.Get("ack"); v {

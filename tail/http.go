@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"encoding/json"
 	"maps"
 	"net/http"
 	"strconv"
@@ -9,12 +10,14 @@ import (
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/eventstream"
+	"github.com/postern-dev/postern/internal/wire"
 )
 
 // Events is the route GET /v1/topics/{topic}/events: the topic as it grows, as
 // server-sent events or NDJSON. ?from= says where to begin: earliest, latest
 // (the default), a cursor, or an RFC 3339 time; a Last-Event-ID wins over it.
-// ?limit= ends the answer after that many events. The id of each server-sent
+// ?view=json shows events as JSON, whatever the topic holds; one that cannot be
+// shown so is raw, and its line has the member "view_error". ?limit= ends the answer after that many events. The id of each server-sent
 // event, and the member "cursor" of each line, resumes right after it.
 func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
@@ -31,6 +34,14 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 		if limit, err = strconv.ParseInt(v, 10, 64); err != nil || limit < 0 {
 			return fault.New(fault.InvalidArgument, "limit=%s is not a number of events", v).Field("limit", "not a number")
 		}
+	}
+	asJSON := false
+	switch v := query.Get("view"); v {
+	case "", "raw":
+	case "json":
+		asJSON = true
+	default:
+		return fault.New(fault.InvalidArgument, "view=%s is not offered: use raw or json", v).Field("view", "not offered")
 	}
 	out, err := eventstream.New(w, r)
 	if err != nil {
@@ -55,7 +66,8 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 		for _, record := range f.records {
 			at.pass(record)
 			text := at.String()
-			if err := out.Write("event", text, appendLine(nil, record, text)); err != nil {
+			seen, viewError := s.show(r.Context(), record, asJSON)
+			if err := out.Write("event", text, appendLine(nil, seen, text, viewError)); err != nil {
 				return err
 			}
 		}
@@ -66,10 +78,15 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 // pass moves c past record.
 func (c Cursor) pass(record *event.Record) { c[record.Partition] = record.Offset + 1 }
 
-func appendLine(b []byte, r *event.Record, cursor string) []byte {
+func appendLine(b []byte, r *event.Record, cursor string, viewError error) []byte {
 	b = append(b, '{')
 	b = eventstream.AppendPosition(b, r)
 	b = append(append(append(b, `,"cursor":"`...), cursor...), '"')
+	if viewError != nil {
+		if problem, err := json.Marshal(wire.ProblemOf(viewError)); err == nil {
+			b = append(append(b, `,"view_error":`...), problem...)
+		}
+	}
 	b = append(b, `,"event":`...)
 	b = r.AppendJSON(b)
 	return append(b, '}')

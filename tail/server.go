@@ -14,6 +14,7 @@ import (
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+	"github.com/postern-dev/postern/schema"
 )
 
 // Server serves Tail over gRPC, the topic's events over HTTP (http.go) and the
@@ -24,11 +25,30 @@ type Server struct {
 	policy   authz.Policy
 	draining <-chan struct{}
 	deadline func() time.Time
+	schemas  Schemas
+}
+
+// Schemas shows records as JSON, and tells topics' schema rules; schema.Checker does.
+type Schemas interface {
+	View(ctx context.Context, r *event.Record) (*event.Record, error)
+	Describe(ctx context.Context, topic string) (value, key *schema.Description)
 }
 
 // NewServer makes the service. draining is closed when the gateway begins to stop.
-func NewServer(kafka *broker.Client, policy authz.Policy, draining <-chan struct{}, deadline func() time.Time) *Server {
-	return &Server{kafka: kafka, policy: policy, draining: draining, deadline: deadline}
+func NewServer(kafka *broker.Client, policy authz.Policy, draining <-chan struct{}, deadline func() time.Time, schemas Schemas) *Server {
+	return &Server{kafka: kafka, policy: policy, draining: draining, deadline: deadline, schemas: schemas}
+}
+
+// show gives r as the caller asked for it; with an error it is raw.
+func (s *Server) show(ctx context.Context, r *event.Record, asJSON bool) (*event.Record, error) {
+	if !asJSON {
+		return r, nil
+	}
+	seen, err := s.schemas.View(ctx, r)
+	if err != nil {
+		return r, err
+	}
+	return seen, nil
 }
 
 // heartbeatEvery is how long a tail is silent at most; then it sends its cursor.
@@ -56,8 +76,9 @@ func (s *Server) Tail(request *posternv1.TailRequest, stream grpc.ServerStreamin
 	return s.follow(stream.Context(), request.GetTopic(), start, request.GetLimit(), func(f frame) error {
 		m := &posternv1.TailResponse{Cursor: f.cursor.String()}
 		for _, r := range f.records {
+			seen, err := s.show(stream.Context(), r, request.GetView() == posternv1.View_VIEW_JSON)
 			m.Events = append(m.Events, &posternv1.TailedEvent{
-				Event: wire.Event(r), Position: wire.Position(r.Position()), Appended: wire.Time(r.Timestamp),
+				Event: wire.Event(seen), Position: wire.Position(r.Position()), Appended: wire.Time(r.Timestamp), ViewError: wire.Status(err),
 			})
 		}
 		for _, gap := range f.missed {
@@ -192,5 +213,21 @@ func (s *Server) GetTopic(ctx context.Context, request *posternv1.GetTopicReques
 		answer.Partitions = append(answer.Partitions, &posternv1.Partition{Partition: p, StartOffset: r.Start, EndOffset: r.End})
 	}
 	slices.SortFunc(answer.Partitions, func(a, b *posternv1.Partition) int { return int(a.Partition - b.Partition) })
+	value, key := s.schemas.Describe(ctx, name)
+	answer.ValueSchema, answer.KeySchema = schemaOf(value), schemaOf(key)
 	return answer, nil
+}
+
+func schemaOf(d *schema.Description) *posternv1.TopicSchema {
+	if d == nil {
+		return nil
+	}
+	m := &posternv1.TopicSchema{
+		Rule: string(d.Rule), SubjectStrategy: string(d.Strategy), Subject: d.Subject, Version: d.Version, Json: string(d.JSON), ReadAs: d.ReadAs,
+		Format: string(d.Format), LatestId: int32(d.Latest), Error: wire.Status(d.Err),
+	}
+	for _, v := range d.Versions {
+		m.Versions = append(m.Versions, int32(v))
+	}
+	return m
 }

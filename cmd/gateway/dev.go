@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ type dev struct {
 	memory  bool
 	dataDir string
 	kafka   string
+	schemas string
 }
 
 func devCommand() *cobra.Command {
@@ -39,6 +41,7 @@ port. Topics are created on first use. Data is kept between runs.`,
 	load.flags(c)
 	c.Flags().BoolVar(&d.memory, "memory", false, "keep the data in memory; it is gone at the end")
 	c.Flags().StringVar(&d.dataDir, "data-dir", "", "`folder` for the data (default: under your state directory)")
+	c.Flags().StringVar(&d.schemas, "registry-listen", "127.0.0.1:7603", "`address` of the embedded schema registry; not started when --schema-registry-urls names another")
 	c.Flags().StringVar(&d.kafka, "kafka-listen", "127.0.0.1:19092", "`address` of the embedded broker's Kafka port")
 	return c
 }
@@ -61,6 +64,11 @@ func (d *dev) run(ctx context.Context, c *cobra.Command, load *loader) (err erro
 	if err := c.Flags().Set(config.Flag("kafka.brokers"), broker.Addr()); err != nil {
 		return err
 	}
+	registryURL, closeRegistry, err := d.startRegistry(c)
+	if err != nil {
+		return usageError{err}
+	}
+	defer func() { err = errors.Join(err, closeRegistry()) }()
 	read := func() (config.Config, error) {
 		settings, err := load.load(c)
 		settings.Kafka.AutoCreateTopics = true
@@ -80,12 +88,29 @@ func (d *dev) run(ctx context.Context, c *cobra.Command, load *loader) (err erro
 	}
 	log := telemetry.NewLogger(settings.Telemetry.Log)
 	return serve(ctx, settings, log, reloading{load.file, read}, func(g *gateway.Gateway) {
-		d.banner(os.Stdout, g, broker, time.Since(began))
+		d.banner(os.Stdout, g, broker, registryURL, time.Since(began))
 	})
 }
 
+// startRegistry starts the schema registry of our own, unless another is named.
+func (d *dev) startRegistry(c *cobra.Command) (url string, stop func() error, err error) {
+	name := "schema_registry.urls"
+	if c.Flags().Changed(config.Flag(name)) || os.Getenv(config.Variable(name)) != "" {
+		return "", func() error { return nil }, nil
+	}
+	registry, err := embedded.StartRegistry(embedded.RegistryOptions{Dir: d.dataDir, Address: d.schemas})
+	if errors.Is(err, syscall.EADDRINUSE) && !c.Flags().Changed("registry-listen") {
+		// Another postern dev has the usual one; the banner tells which this has.
+		registry, err = embedded.StartRegistry(embedded.RegistryOptions{Dir: d.dataDir, Address: "127.0.0.1:0"})
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return registry.URL(), registry.Close, c.Flags().Set(config.Flag(name), registry.URL())
+}
+
 // banner tells where everything is, with commands to copy.
-func (d *dev) banner(w io.Writer, g *gateway.Gateway, broker *embedded.Broker, took time.Duration) {
+func (d *dev) banner(w io.Writer, g *gateway.Gateway, broker *embedded.Broker, registryURL string, took time.Duration) {
 	a := g.Addrs()
 	data := "in memory, gone at the end"
 	if d.dataDir != "" {
@@ -94,11 +119,15 @@ func (d *dev) banner(w io.Writer, g *gateway.Gateway, broker *embedded.Broker, t
 	if broker.Recovered {
 		data += " (the last run did not end in order)"
 	}
+	schemas := ""
+	if registryURL != "" {
+		schemas = "\n  Schema registry (Confluent's API)  " + registryURL
+	}
 	fmt.Fprintf(w, `
   Postern %[1]s, ready in %[2]d ms
 
   HTTP   http://%[3]s         gRPC   %[4]s
-  Admin  http://%[5]s/readyz  Kafka  %[6]s
+  Admin  http://%[5]s/readyz  Kafka  %[6]s%[9]s
 
   The Kafka here is a stand-in for developing (data %[7]s).
   One copy on one disk: it does not prove durability, and Java's admin client,
@@ -117,7 +146,7 @@ func (d *dev) banner(w io.Writer, g *gateway.Gateway, broker *embedded.Broker, t
 
   Ctrl-C drains and stops.
 
-`, buildVersion(), took.Milliseconds(), a.HTTP, a.GRPC, a.Admin, broker.Addr(), data, addressFlag(a.GRPC))
+`, buildVersion(), took.Milliseconds(), a.HTTP, a.GRPC, a.Admin, broker.Addr(), data, addressFlag(a.GRPC), schemas)
 }
 
 // addressFlag is what the client commands need when the gRPC address is not their default.

@@ -73,7 +73,7 @@ Start here:  postern dev`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(),
-		subscriptionsCommand(), whyCommand(), deadLettersCommand())
+		subscriptionsCommand(), whyCommand(), deadLettersCommand(), schemasCommand(), topicsCommand())
 	return root
 }
 

@@ -50,7 +50,7 @@ func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"HTTP", "GRPC", "ADMIN", "KAFKA"} {
+			for _, name := range []string{"HTTP", "GRPC", "ADMIN", "KAFKA", "REGISTRY"} {
 				e.Setenv(name, freeAddress(t))
 			}
 			e.Setenv("XDG_STATE_HOME", e.WorkDir+"/state")

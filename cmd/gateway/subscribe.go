@@ -15,6 +15,7 @@ func subscribeCommand() *cobra.Command {
 	var topics []string
 	var latest bool
 	var count int
+	var view string
 	command := &cobra.Command{
 		Use:   "subscribe NAME",
 		Short: "Print a subscription's events and acknowledge each",
@@ -24,6 +25,10 @@ func subscribeCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()
+			shown, err := viewOf(view)
+			if err != nil {
+				return err
+			}
 			conn, err := c.connect()
 			if err != nil {
 				return err
@@ -33,7 +38,7 @@ func subscribeCommand() *cobra.Command {
 			if err != nil {
 				return c.explain(ctx, err)
 			}
-			open := &posternv1.Open{Subscription: args[0], ClientId: "postern subscribe", Confirm: posternv1.Confirm_CONFIRM_ON_COMMIT}
+			open := &posternv1.Open{Subscription: args[0], ClientId: "postern subscribe", Confirm: posternv1.Confirm_CONFIRM_ON_COMMIT, View: shown}
 			if len(topics) > 0 {
 				open.Inline = &posternv1.Subscription{Name: args[0], Topics: topics}
 				if latest {
@@ -76,8 +81,20 @@ func subscribeCommand() *cobra.Command {
 	c.flags(command)
 	command.Flags().StringArrayVarP(&topics, "topic", "t", nil, "topic to read, repeatable; needed when the subscription is not declared")
 	command.Flags().BoolVar(&latest, "latest", false, "a new subscription begins with what is published from now on")
+	command.Flags().StringVar(&view, "view", "raw", "raw, or json: whatever the topic holds")
 	command.Flags().IntVarP(&count, "count", "n", 0, "stop after this many events")
 	return command
+}
+
+// viewOf reads --view.
+func viewOf(text string) (posternv1.View, error) {
+	switch text {
+	case "raw":
+		return posternv1.View_VIEW_RAW, nil
+	case "json":
+		return posternv1.View_VIEW_JSON, nil
+	}
+	return 0, usageError{fmt.Errorf("--view %s is not offered: use raw or json", text)}
 }
 
 func attemptNote(attempt int32) string {

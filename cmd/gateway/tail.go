@@ -13,7 +13,7 @@ import (
 
 func tailCommand() *cobra.Command {
 	var c client
-	var from string
+	var from, view string
 	var count int64
 	command := &cobra.Command{
 		Use:     "tail TOPIC",
@@ -22,12 +22,16 @@ func tailCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()
+			shown, err := viewOf(view)
+			if err != nil {
+				return err
+			}
 			conn, err := c.connect()
 			if err != nil {
 				return err
 			}
 			defer conn.Close() //nolint:errcheck // nothing is left to send
-			stream, err := posternv1.NewSubscriberClient(conn).Tail(ctx, &posternv1.TailRequest{Topic: args[0], Start: startOf(from), Limit: count})
+			stream, err := posternv1.NewSubscriberClient(conn).Tail(ctx, &posternv1.TailRequest{Topic: args[0], Start: startOf(from), Limit: count, View: shown})
 			if err != nil {
 				return c.explain(ctx, err)
 			}
@@ -40,13 +44,18 @@ func tailCommand() *cobra.Command {
 					return c.explain(ctx, err)
 				}
 				for _, e := range m.GetEvents() {
-					printEvent(command.OutOrStdout(), e.GetPosition(), e.GetEvent(), "")
+					note := ""
+					if e.GetViewError() != nil {
+						note = " (raw: " + e.GetViewError().GetMessage() + ")"
+					}
+					printEvent(command.OutOrStdout(), e.GetPosition(), e.GetEvent(), note)
 				}
 			}
 		},
 	}
 	c.flags(command)
 	command.Flags().StringVar(&from, "from", "latest", "where to begin: earliest, latest, a time, a cursor, or how long ago (5m)")
+	command.Flags().StringVar(&view, "view", "raw", "raw, or json: whatever the topic holds")
 	command.Flags().Int64VarP(&count, "count", "n", 0, "stop after this many events")
 	return command
 }

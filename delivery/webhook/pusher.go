@@ -41,6 +41,8 @@ type Environment struct {
 	Meter  metric.Meter
 	// Dial opens connections; nil is net.Dialer behind the guard. Tests pass a virtual network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// View shows a record as JSON, for endpoints with view: json.
+	View func(ctx context.Context, r *event.Record) (*event.Record, error)
 }
 
 // Pusher carries one subscription's events to one endpoint.
@@ -53,6 +55,7 @@ type Pusher struct {
 	tracer       trace.Tracer
 	metrics      *metrics
 	host         string
+	view         func(ctx context.Context, r *event.Record) (*event.Record, error)
 
 	mu     sync.Mutex
 	status Status
@@ -90,7 +93,7 @@ func New(subscription string, o Options, env Environment) (*Pusher, error) {
 		return nil, fmt.Errorf("webhook.url: %w", err)
 	}
 	p := &Pusher{
-		subscription: subscription, options: o, host: u.Host,
+		subscription: subscription, options: o, host: u.Host, view: env.View,
 		log: env.Log.With("subscription", subscription, "host", u.Host), tracer: env.Tracer,
 		metrics: newMetrics(env.Meter, subscription), status: Status{State: Active},
 	}
@@ -153,6 +156,9 @@ func (p *Pusher) carry(ctx context.Context, lease delivery.Lease, lender Lender,
 	if p.Status().State != Active {
 		// Lent before the endpoint asked for a pause: it goes back, and was no attempt.
 		lender.Return([]delivery.Lease{lease})
+		return
+	}
+	if !p.show(ctx, &lease, lender, settler) {
 		return
 	}
 	began := time.Now()

@@ -27,6 +27,8 @@ type Options struct {
 	Secrets []setting.Secret `yaml:"secrets"`
 	// Mode is binary (default) or structured: how CloudEvents are written.
 	Mode Mode `yaml:"mode"`
+	// View is raw (default) or json: events are shown as JSON, whatever the topic holds.
+	View View `yaml:"view"`
 	// Timeout bounds one attempt. Default 30s.
 	Timeout time.Duration `yaml:"timeout"`
 	// Concurrency is how many requests may be under way. Default 64.
@@ -101,6 +103,9 @@ func (o Options) Validate() []error {
 	}
 	if o.Mode != "" && o.Mode != Binary && o.Mode != Structured {
 		bad("mode", "%q is not offered: use binary or structured", o.Mode)
+	}
+	if o.View != "" && o.View != ViewRaw && o.View != ViewJSON {
+		bad("view", "%q is not offered: use raw or json", o.View)
 	}
 	if o.Timeout < 0 || o.Timeout > maxTimeout {
 		bad("timeout", "%s is out of range: at most %s", o.Timeout, maxTimeout)

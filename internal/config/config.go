@@ -34,6 +34,8 @@ type Config struct {
 	Authz Authz `yaml:"authz"`
 	// Publish bounds publishing.
 	Publish publish.Options `yaml:"publish"`
+	// SchemaRegistry is where the topics' schemas are.
+	SchemaRegistry schema.Options `yaml:"schema_registry"`
 	// Topics are rules for topics; the first that matches wins.
 	Topics []TopicRule `yaml:"topics"`
 	// Subscriptions are declared here; webhooks among them run as long as the gateway does.
@@ -73,6 +75,7 @@ const (
 // WithDefaults returns c with empty settings filled in.
 func (c Config) WithDefaults() Config {
 	c.Kafka, c.Listen, c.Publish = c.Kafka.WithDefaults(), c.Listen.WithDefaults(), c.Publish.WithDefaults()
+	c.SchemaRegistry = c.SchemaRegistry.WithDefaults()
 	c.Listen.Open = c.Authz.Mode == "open"
 	c.Kafka.MaxEventBytes = c.Publish.MaxEventBytes
 	for _, t := range c.Topics {
@@ -97,6 +100,7 @@ func (c Config) Validate() error {
 		setting.Under("limits", c.Limits.Validate()),
 		setting.Under("publish", c.Publish.Validate()),
 		setting.Under("subscriptions_api", c.SubscriptionsAPI.Validate()),
+		setting.Under("schema_registry", c.SchemaRegistry.Validate()),
 		setting.Under("telemetry", c.Telemetry.Validate()),
 	}
 	bad := func(at, format string, args ...any) {
@@ -117,8 +121,9 @@ func (c Config) Validate() error {
 			bad(at+".match", "%q is not a glob over topic names such as orders.*", t.Match)
 		}
 		errs = append(errs, setting.Under(at+".publish", t.Publish.Validate()))
-		if err := t.Schema.Validate(); err != nil {
-			bad(at+".schema.value.rule", "%v", err)
+		errs = append(errs, setting.Under(at+".schema", t.Schema.Validate()))
+		if t.Schema.On() && len(c.SchemaRegistry.URLs) == 0 {
+			bad(at+".schema", "a schema rule needs a registry: set schema_registry.urls")
 		}
 	}
 	seen, groups := map[string]int{}, map[string]int{}
@@ -145,6 +150,15 @@ func (c Config) PublishRules() []publish.TopicRules {
 	rules := make([]publish.TopicRules, len(c.Topics))
 	for i, t := range c.Topics {
 		rules[i] = publish.TopicRules{Match: t.Match, Rules: t.Publish}
+	}
+	return rules
+}
+
+// SchemaRules are the topic rules as package schema reads them.
+func (c Config) SchemaRules() []schema.TopicRules {
+	rules := make([]schema.TopicRules, len(c.Topics))
+	for i, t := range c.Topics {
+		rules[i] = schema.TopicRules{Match: t.Match, Rules: t.Schema}
 	}
 	return rules
 }

@@ -42,6 +42,7 @@ type Gateway struct {
 	queues    *delivery.Queues
 	registry  *subscription.Registry
 	webhooks  *webhooks
+	schemas   *schema.Checker
 	server    *server.Server
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	tends     bool
@@ -58,6 +59,8 @@ type Options struct {
 	TendMemory bool
 	// WebhookDial opens connections to webhook endpoints; nil is the network. Tests pass a virtual one.
 	WebhookDial func(ctx context.Context, network, address string) (net.Conn, error)
+	// RegistryDial opens connections to the schema registry; nil is the network. Tests pass a virtual one.
+	RegistryDial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // New builds a gateway of a valid configuration and opens its addresses.
@@ -73,12 +76,30 @@ func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
 		g.kafka.Close()
 		return nil, err
 	}
+	if g.schemas, err = newSchemas(c, o); err != nil {
+		g.producer.Close()
+		g.kafka.Close()
+		return nil, err
+	}
 	if err := g.build(ctx, o); err != nil {
+		g.schemas.Close()
 		g.producer.Close()
 		g.kafka.Close()
 		return nil, err
 	}
 	return g, nil
+}
+
+// newSchemas makes the checker, over a registry when one is named.
+func newSchemas(c config.Config, o Options) (*schema.Checker, error) {
+	if len(c.SchemaRegistry.URLs) == 0 {
+		return schema.NewChecker(c.SchemaRules(), nil), nil
+	}
+	client, err := schema.NewClient(c.SchemaRegistry, o.RegistryDial)
+	if err != nil {
+		return nil, err
+	}
+	return schema.NewChecker(c.SchemaRules(), schema.NewRegistry(client, c.SchemaRegistry.LatestTTL)), nil
 }
 
 func (g *Gateway) build(ctx context.Context, o Options) error {
@@ -97,7 +118,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	validator := wire.Validator{Validator: rules}
 	policy := authz.Open().Reserve(g.config.TopicsPrefix)
 	publisher := publish.New(g.config.Publish, publish.Parts{
-		Policy: policy, Rules: g.config.PublishRules(), Schemas: &schema.Checker{}, Producer: g.producer, Topics: g.kafka,
+		Policy: policy, Rules: g.config.PublishRules(), Schemas: g.schemas, Producer: g.producer, Topics: g.kafka,
 		Tracer: g.telemetry.Tracer, Root: g.telemetry.Root, Sample: g.telemetry.Sample, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
 		RatePerMinute: int(60 * g.config.Limits.PerIdentity.RequestsPerSecond),
 	})
@@ -106,8 +127,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if err := g.buildSubscriptions(); err != nil {
 		return err
 	}
-	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline)
-	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline})
+	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
+	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(subscription.Parts{
 		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: instance.String(), Cursor: parseCursor,
 		Reporter: g.queues,
@@ -128,6 +149,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events, Stream: publish.IsStream},
 			{Pattern: "OPTIONS /v1/topics/{topic}/events", Handle: publisher.Handshake},
 			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events, Stream: always},
+			{Pattern: "GET /asyncapi.json", Handle: tails.AsyncAPI},
 			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events, Stream: always},
 		},
 		Admin:     g.telemetry.Handler(),
@@ -200,6 +222,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.server.Stop(stopping)
 	stopWork()
 	work.Wait()
+	g.schemas.Close()
 	g.producer.Close()
 	g.mover.Close()
 	g.kafka.Close()

@@ -203,7 +203,7 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 		return err
 	}
 	pusher, err := webhook.New(spec.Name, endpoint, webhook.Environment{
-		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial,
+		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View,
 	})
 	if err != nil {
 		return err

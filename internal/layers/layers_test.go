@@ -22,12 +22,12 @@ var table = map[string][]string{
 	"history":              {},
 	"internal/setting":     {},
 	"authz":                {"event", "fault"},
-	"schema":               {"event", "fault"},
+	"schema":               {"event", "fault", "internal/setting"},
 	"proto/postern/v1":     {},
 	"internal/wire":        {"event", "fault", "proto/postern/v1"},
 	"internal/eventstream": {"event", "fault"},
 	"internal/telemetry":   {"internal/setting"},
-	"internal/embedded":    {},
+	"internal/embedded":    {"fault", "schema"},
 	"broker":               {"event", "fault", "internal/setting"},
 	"broker/brokertest":    {"broker", "event"},
 	"delivery":             {"broker", "event", "fault", "internal/setting"},
@@ -35,14 +35,18 @@ var table = map[string][]string{
 	"publish":              {"authz", "broker", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1", "schema"},
 	"subscription":         {"authz", "broker", "delivery", "delivery/webhook", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"subscribe":            {"authz", "delivery", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "subscription"},
-	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1"},
+	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/server":      {"authz", "fault", "internal/setting", "internal/wire"},
 	"internal/config":      {"broker", "internal/server", "internal/setting", "internal/telemetry", "publish", "schema", "subscription"},
 	"internal/gateway":     {"*"},
-	"cmd/gateway":          {"fault", "internal/config", "internal/embedded", "internal/gateway", "internal/telemetry", "internal/wire", "proto/postern/v1"},
+	"cmd/gateway":          {"fault", "internal/config", "internal/embedded", "internal/gateway", "internal/telemetry", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/layers":      {},
 	"internal/errorsdoc":   {"broker", "fault", "internal/wire"},
 }
+
+var kafkas = []string{"broker", "broker/brokertest", "internal/embedded"}
+
+const behindBroker = "all of Kafka is behind package broker: its client can be changed in one place"
 
 // outside says which of others' packages stay in which of ours, and why.
 var outside = []struct {
@@ -50,7 +54,15 @@ var outside = []struct {
 	allowed []string
 	why     string
 }{
-	{"github.com/twmb/franz-go", []string{"broker", "broker/brokertest", "internal/embedded"}, "all of Kafka is behind package broker: its client can be changed in one place"},
+	{"github.com/twmb/franz-go/pkg/kgo", kafkas, behindBroker},
+	{"github.com/twmb/franz-go/pkg/kadm", kafkas, behindBroker},
+	{"github.com/twmb/franz-go/pkg/kmsg", kafkas, behindBroker},
+	{"github.com/twmb/franz-go/pkg/kerr", kafkas, behindBroker},
+	{"github.com/twmb/franz-go/pkg/kfake", kafkas, behindBroker},
+	{"github.com/twmb/franz-go/pkg/sr", []string{"schema"}, "the registry's API is behind schema.Client"},
+	{"github.com/twmb/avro", []string{"schema"}, "schemas are compiled in one place"},
+	{"github.com/santhosh-tekuri/jsonschema", []string{"schema"}, "schemas are compiled in one place"},
+	{"github.com/bufbuild/protocompile", []string{"schema"}, "schemas are compiled in one place"},
 	{"google.golang.org/grpc", []string{"proto/postern/v1", "publish", "subscribe", "tail", "internal/server", "internal/gateway", "internal/wire", "cmd/gateway", "internal/errorsdoc"}, "what is decided about events does not depend on how they are carried"},
 	{"github.com/cloudevents/sdk-go", []string{"internal/wire", "subscription"}, "CloudEvents' protobuf message and its SQL are each one of many ways in; the rest is event's own"},
 	{"github.com/spf13/cobra", []string{"cmd/gateway"}, "only the command line knows flags"},

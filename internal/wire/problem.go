@@ -63,8 +63,11 @@ type Problem struct {
 
 // ProblemField is one wrong part of a request.
 type ProblemField struct {
-	Field  string `json:"field"`
-	Detail string `json:"detail"`
+	Field    string `json:"field"`
+	Detail   string `json:"detail"`
+	Rule     string `json:"rule,omitempty"`
+	Expected string `json:"expected,omitempty"`
+	Got      string `json:"got,omitempty"`
 }
 
 // ProblemOf writes err as problem details. The type is a name, not an address:
@@ -77,7 +80,7 @@ func ProblemOf(err error) Problem {
 		Detail: f.Message, Reason: f.Reason, Metadata: f.Metadata,
 	}
 	for _, v := range f.Violations {
-		p.Errors = append(p.Errors, ProblemField{v.Field, v.Description})
+		p.Errors = append(p.Errors, ProblemField{v.Field, v.Description, v.Rule, v.Expected, v.Got})
 	}
 	return p
 }
@@ -146,7 +149,11 @@ func FromStatus(s *rpcstatus.Status) *fault.Error {
 			}
 		case *errdetails.BadRequest:
 			for _, v := range detail.GetFieldViolations() {
-				f = f.Field(v.GetField(), "%s", v.GetDescription())
+				one := fault.Violation{Field: v.GetField(), Description: v.GetDescription()}
+				if v.GetReason() != string(f.Reason) {
+					one.Rule = v.GetReason()
+				}
+				f.Violations = append(f.Violations, one)
 			}
 		case *errdetails.RetryInfo:
 			f.RetryAfter = detail.GetRetryDelay().AsDuration()

@@ -36,7 +36,7 @@ func plain(m *posternv1.PublishRequest) bool {
 	}
 	for _, e := range m.Events {
 		switch {
-		case len(e.Extensions) > 128, len(e.Headers) > 1024, len(e.DedupeKey) > 512, e.Partition != nil && *e.Partition < 0:
+		case len(e.Extensions) > 128, len(e.Headers) > 1024, len(e.DedupeKey) > 512, e.Partition != nil && *e.Partition < 0, e.SchemaId < 0, e.SchemaVersion < 0:
 			return false
 		}
 		if e.Topic != "" {

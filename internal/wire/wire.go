@@ -4,6 +4,7 @@
 package wire
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -27,6 +28,7 @@ func FromEvent(m *posternv1.Event) event.Event {
 		ID: m.GetId(), Source: m.GetSource(), Type: m.GetType(), Subject: m.GetSubject(),
 		ContentType: m.GetContentType(), DataSchema: m.GetDataSchema(),
 		Key: m.Key, Data: m.Data, Partition: event.AnyPartition, DedupeKey: m.GetDedupeKey(), Topic: m.GetTopic(),
+		SchemaID: m.GetSchemaId(), SchemaVersion: m.GetSchemaVersion(),
 	}
 	if m.Partition != nil {
 		e.Partition = m.GetPartition()
@@ -138,7 +140,7 @@ func Status(err error) *rpcstatus.Status {
 		bad := &errdetails.BadRequest{}
 		for _, v := range f.Violations {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
-				Field: ValidUTF8(v.Field), Description: ValidUTF8(v.Description), Reason: string(f.Reason),
+				Field: ValidUTF8(v.Field), Description: ValidUTF8(v.Description), Reason: ValidUTF8(cmp.Or(v.Rule, string(f.Reason))),
 			})
 		}
 		attach(s, bad)

@@ -25,6 +25,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// View is how events are shown to who reads them.
+type View int32
+
+const (
+	// RAW.
+	View_VIEW_UNSPECIFIED View = 0
+	// The bytes that are in Kafka.
+	View_VIEW_RAW View = 1
+	// JSON, whatever the topic holds: `data` in the schema registry's wire format is decoded
+	// by the schema that wrote it (or the one that the topic's rule names with
+	// read_as), JSON stays as it is, and `content_type` says so. An event that
+	// cannot be decoded goes to the dead letters with its bytes and the reason; a
+	// tail gets it raw, with `view_error`.
+	View_VIEW_JSON View = 2
+)
+
+// Enum value maps for View.
+var (
+	View_name = map[int32]string{
+		0: "VIEW_UNSPECIFIED",
+		1: "VIEW_RAW",
+		2: "VIEW_JSON",
+	}
+	View_value = map[string]int32{
+		"VIEW_UNSPECIFIED": 0,
+		"VIEW_RAW":         1,
+		"VIEW_JSON":        2,
+	}
+)
+
+func (x View) Enum() *View {
+	p := new(View)
+	*p = x
+	return p
+}
+
+func (x View) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (View) Descriptor() protoreflect.EnumDescriptor {
+	return file_postern_v1_event_proto_enumTypes[0].Descriptor()
+}
+
+func (View) Type() protoreflect.EnumType {
+	return &file_postern_v1_event_proto_enumTypes[0]
+}
+
+func (x View) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use View.Descriptor instead.
+func (View) EnumDescriptor() ([]byte, []int) {
+	return file_postern_v1_event_proto_rawDescGZIP(), []int{0}
+}
+
 // Event is one event, published or delivered.
 //
 // It is a CloudEvent (version 1.0) when `id`, `source` and `type` are set: its
@@ -72,7 +129,14 @@ type Event struct {
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	// Publishing only: the topic to store this event in; absent means the
 	// request's. Delivered events say it in `position`.
-	Topic         string `protobuf:"bytes,15,opt,name=topic,proto3" json:"topic,omitempty"`
+	Topic string `protobuf:"bytes,15,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Publishing only; not stored. The schema registry's id of the schema that
+	// `data` is of, or its version under the topic's subject: one of them, where
+	// the topic's schema rule says `version: publisher`. A CloudEvent may say it
+	// with `data_schema` instead: an address that ends with /schemas/ids/7 or
+	// /subjects/orders-value/versions/3.
+	SchemaId      int32 `protobuf:"varint,16,opt,name=schema_id,json=schemaId,proto3" json:"schema_id,omitempty"`
+	SchemaVersion int32 `protobuf:"varint,17,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +274,20 @@ func (x *Event) GetTopic() string {
 		return x.Topic
 	}
 	return ""
+}
+
+func (x *Event) GetSchemaId() int32 {
+	if x != nil {
+		return x.SchemaId
+	}
+	return 0
+}
+
+func (x *Event) GetSchemaVersion() int32 {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return 0
 }
 
 // Attribute is a CloudEvents extension in its canonical string form.
@@ -386,7 +464,7 @@ var File_postern_v1_event_proto protoreflect.FileDescriptor
 const file_postern_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"\x16postern/v1/event.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x04\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\x05\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -407,7 +485,9 @@ const file_postern_v1_event_proto_rawDesc = "" +
 	"dedupe_key\x18\f \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tdedupeKey\x12*\n" +
 	"\tpartition\x18\r \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x02R\tpartition\x88\x01\x01\x128\n" +
 	"\ttimestamp\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x127\n" +
-	"\x05topic\x18\x0f \x01(\tB!\xbaH\x1e\xd8\x01\x01r\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x05topicB\x06\n" +
+	"\x05topic\x18\x0f \x01(\tB!\xbaH\x1e\xd8\x01\x01r\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x05topic\x12$\n" +
+	"\tschema_id\x18\x10 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bschemaId\x12.\n" +
+	"\x0eschema_version\x18\x11 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rschemaVersionB\x06\n" +
 	"\x04_keyB\a\n" +
 	"\x05_dataB\f\n" +
 	"\n" +
@@ -422,7 +502,11 @@ const file_postern_v1_event_proto_rawDesc = "" +
 	"\bPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
-	"\x06offset\x18\x03 \x01(\x03R\x06offsetB;Z9github.com/postern-dev/postern/proto/postern/v1;posternv1b\x06proto3"
+	"\x06offset\x18\x03 \x01(\x03R\x06offset*9\n" +
+	"\x04View\x12\x14\n" +
+	"\x10VIEW_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bVIEW_RAW\x10\x01\x12\r\n" +
+	"\tVIEW_JSON\x10\x02B;Z9github.com/postern-dev/postern/proto/postern/v1;posternv1b\x06proto3"
 
 var (
 	file_postern_v1_event_proto_rawDescOnce sync.Once
@@ -436,19 +520,21 @@ func file_postern_v1_event_proto_rawDescGZIP() []byte {
 	return file_postern_v1_event_proto_rawDescData
 }
 
+var file_postern_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_postern_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_postern_v1_event_proto_goTypes = []any{
-	(*Event)(nil),                 // 0: postern.v1.Event
-	(*Attribute)(nil),             // 1: postern.v1.Attribute
-	(*Header)(nil),                // 2: postern.v1.Header
-	(*Position)(nil),              // 3: postern.v1.Position
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(View)(0),                     // 0: postern.v1.View
+	(*Event)(nil),                 // 1: postern.v1.Event
+	(*Attribute)(nil),             // 2: postern.v1.Attribute
+	(*Header)(nil),                // 3: postern.v1.Header
+	(*Position)(nil),              // 4: postern.v1.Position
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_postern_v1_event_proto_depIdxs = []int32{
-	4, // 0: postern.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1, // 1: postern.v1.Event.extensions:type_name -> postern.v1.Attribute
-	2, // 2: postern.v1.Event.headers:type_name -> postern.v1.Header
-	4, // 3: postern.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	5, // 0: postern.v1.Event.time:type_name -> google.protobuf.Timestamp
+	2, // 1: postern.v1.Event.extensions:type_name -> postern.v1.Attribute
+	3, // 2: postern.v1.Event.headers:type_name -> postern.v1.Header
+	5, // 3: postern.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
 	4, // [4:4] is the sub-list for method output_type
 	4, // [4:4] is the sub-list for method input_type
 	4, // [4:4] is the sub-list for extension type_name
@@ -468,13 +554,14 @@ func file_postern_v1_event_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_event_proto_rawDesc), len(file_postern_v1_event_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_postern_v1_event_proto_goTypes,
 		DependencyIndexes: file_postern_v1_event_proto_depIdxs,
+		EnumInfos:         file_postern_v1_event_proto_enumTypes,
 		MessageInfos:      file_postern_v1_event_proto_msgTypes,
 	}.Build()
 	File_postern_v1_event_proto = out.File

@@ -286,6 +286,8 @@ type Open struct {
 	Lease *durationpb.Duration `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
 	// Which settlements get a receipt.
 	Confirm Confirm `protobuf:"varint,7,opt,name=confirm,proto3,enum=postern.v1.Confirm" json:"confirm,omitempty"`
+	// How events are shown.
+	View View `protobuf:"varint,8,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
 	// Leases do not run out while the stream is open, up to 1 h each: for handlers
 	// that take their time and clients that cannot extend. A client that hangs
 	// then holds its events for that long.
@@ -371,6 +373,13 @@ func (x *Open) GetConfirm() Confirm {
 		return x.Confirm
 	}
 	return Confirm_CONFIRM_UNSPECIFIED
+}
+
+func (x *Open) GetView() View {
+	if x != nil {
+		return x.View
+	}
+	return View_VIEW_UNSPECIFIED
 }
 
 func (x *Open) GetAutoExtend() bool {
@@ -1551,8 +1560,10 @@ type PullRequest struct {
 	// Default 1, at most 1,000.
 	MaxMessages int32 `protobuf:"varint,2,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
 	// How long to wait for the first event; 0 does not wait. At most 60 s.
-	Wait          *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
-	Lease         *durationpb.Duration `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"`
+	Wait  *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	Lease *durationpb.Duration `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"`
+	// How events are shown.
+	View          View `protobuf:"varint,5,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1613,6 +1624,13 @@ func (x *PullRequest) GetLease() *durationpb.Duration {
 		return x.Lease
 	}
 	return nil
+}
+
+func (x *PullRequest) GetView() View {
+	if x != nil {
+		return x.View
+	}
+	return View_VIEW_UNSPECIFIED
 }
 
 type PullResponse struct {
@@ -1795,7 +1813,9 @@ type TailRequest struct {
 	// Default: latest.
 	Start *Start `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
 	// Ends the stream after this many events; 0 follows for ever.
-	Limit         int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// How events are shown.
+	View          View `protobuf:"varint,4,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1849,6 +1869,13 @@ func (x *TailRequest) GetLimit() int64 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *TailRequest) GetView() View {
+	if x != nil {
+		return x.View
+	}
+	return View_VIEW_UNSPECIFIED
 }
 
 // TailResponse carries events, or only a cursor when nothing came for a while.
@@ -1923,10 +1950,12 @@ func (x *TailResponse) GetMissed() []*MissedRange {
 }
 
 type TailedEvent struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Event         *Event                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
-	Position      *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
-	Appended      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=appended,proto3" json:"appended,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Event    *Event                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	Position *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	Appended *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=appended,proto3" json:"appended,omitempty"`
+	// Why `event` is not as the view would have it: its data is raw.
+	ViewError     *status.Status `protobuf:"bytes,4,opt,name=view_error,json=viewError,proto3" json:"view_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1978,6 +2007,13 @@ func (x *TailedEvent) GetPosition() *Position {
 func (x *TailedEvent) GetAppended() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Appended
+	}
+	return nil
+}
+
+func (x *TailedEvent) GetViewError() *status.Status {
+	if x != nil {
+		return x.ViewError
 	}
 	return nil
 }
@@ -2055,7 +2091,7 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\x06window\x18\x02 \x01(\v2\x12.postern.v1.WindowH\x00R\x06window\x121\n" +
 	"\x06settle\x18\x03 \x01(\v2\x17.postern.v1.SettleBatchH\x00R\x06settle\x12&\n" +
 	"\x04ping\x18\x04 \x01(\v2\x10.postern.v1.PingH\x00R\x04pingB\a\n" +
-	"\x05frame\"\x81\x03\n" +
+	"\x05frame\"\xb1\x03\n" +
 	"\x04Open\x12+\n" +
 	"\fsubscription\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18dR\fsubscription\x120\n" +
 	"\x06inline\x18\x02 \x01(\v2\x18.postern.v1.SubscriptionR\x06inline\x12%\n" +
@@ -2063,7 +2099,8 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\fresume_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\vresumeToken\x12*\n" +
 	"\x06window\x18\x05 \x01(\v2\x12.postern.v1.WindowR\x06window\x12@\n" +
 	"\x05lease\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x05lease\x127\n" +
-	"\aconfirm\x18\a \x01(\x0e2\x13.postern.v1.ConfirmB\b\xbaH\x05\x82\x01\x02\x10\x01R\aconfirm\x12\x1f\n" +
+	"\aconfirm\x18\a \x01(\x0e2\x13.postern.v1.ConfirmB\b\xbaH\x05\x82\x01\x02\x10\x01R\aconfirm\x12.\n" +
+	"\x04view\x18\b \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\x12\x1f\n" +
 	"\vauto_extend\x18\t \x01(\bR\n" +
 	"autoExtend\"^\n" +
 	"\x06Window\x12.\n" +
@@ -2143,13 +2180,14 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"]\n" +
 	"\rStreamRequest\x12,\n" +
 	"\x04open\x18\x01 \x01(\v2\x10.postern.v1.OpenB\x06\xbaH\x03\xc8\x01\x01R\x04open\x12\x1e\n" +
-	"\vack_on_send\x18\x02 \x01(\bR\tackOnSend\"\xda\x01\n" +
+	"\vack_on_send\x18\x02 \x01(\bR\tackOnSend\"\x8a\x02\n" +
 	"\vPullRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x04name\x12-\n" +
 	"\fmax_messages\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\vmaxMessages\x12;\n" +
 	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\x04wait\x12@\n" +
-	"\x05lease\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x05lease\"`\n" +
+	"\x05lease\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x05lease\x12.\n" +
+	"\x04view\x18\x05 \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"`\n" +
 	"\fPullResponse\x124\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x14.postern.v1.DeliveryR\n" +
@@ -2162,20 +2200,23 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\aconfirm\x18\x04 \x01(\x0e2\x13.postern.v1.ConfirmB\b\xbaH\x05\x82\x01\x02\x10\x01R\aconfirm\"`\n" +
 	"\x0eSettleResponse\x122\n" +
 	"\aresults\x18\x01 \x03(\v2\x18.postern.v1.SettleResultR\aresults\x12\x1a\n" +
-	"\binstance\x18\x02 \x01(\tR\binstance\"\x8b\x01\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\"\xbb\x01\n" +
 	"\vTailRequest\x124\n" +
 	"\x05topic\x18\x01 \x01(\tB\x1e\xbaH\x1br\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x05topic\x12'\n" +
 	"\x05start\x18\x02 \x01(\v2\x11.postern.v1.StartR\x05start\x12\x1d\n" +
-	"\x05limit\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x05limit\"\xb1\x01\n" +
+	"\x05limit\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x05limit\x12.\n" +
+	"\x04view\x18\x04 \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"\xb1\x01\n" +
 	"\fTailResponse\x12/\n" +
 	"\x06events\x18\x01 \x03(\v2\x17.postern.v1.TailedEventR\x06events\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12'\n" +
 	"\x05drain\x18\x03 \x01(\v2\x11.postern.v1.DrainR\x05drain\x12/\n" +
-	"\x06missed\x18\x04 \x03(\v2\x17.postern.v1.MissedRangeR\x06missed\"\xa0\x01\n" +
+	"\x06missed\x18\x04 \x03(\v2\x17.postern.v1.MissedRangeR\x06missed\"\xd3\x01\n" +
 	"\vTailedEvent\x12'\n" +
 	"\x05event\x18\x01 \x01(\v2\x11.postern.v1.EventR\x05event\x120\n" +
 	"\bposition\x18\x02 \x01(\v2\x14.postern.v1.PositionR\bposition\x126\n" +
-	"\bappended\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bappended\"O\n" +
+	"\bappended\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bappended\x121\n" +
+	"\n" +
+	"view_error\x18\x04 \x01(\v2\x12.google.rpc.StatusR\tviewError\"O\n" +
 	"\vMissedRange\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x03R\x04from\x12\x0e\n" +
@@ -2247,13 +2288,14 @@ var file_postern_v1_subscriber_proto_goTypes = []any{
 	(*MissedRange)(nil),           // 28: postern.v1.MissedRange
 	(*Subscription)(nil),          // 29: postern.v1.Subscription
 	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*Drain)(nil),                 // 31: postern.v1.Drain
-	(Order)(0),                    // 32: postern.v1.Order
-	(*Event)(nil),                 // 33: postern.v1.Event
-	(*Position)(nil),              // 34: postern.v1.Position
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*status.Status)(nil),         // 36: google.rpc.Status
-	(*Start)(nil),                 // 37: postern.v1.Start
+	(View)(0),                     // 31: postern.v1.View
+	(*Drain)(nil),                 // 32: postern.v1.Drain
+	(Order)(0),                    // 33: postern.v1.Order
+	(*Event)(nil),                 // 34: postern.v1.Event
+	(*Position)(nil),              // 35: postern.v1.Position
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*status.Status)(nil),         // 37: google.rpc.Status
+	(*Start)(nil),                 // 38: postern.v1.Start
 }
 var file_postern_v1_subscriber_proto_depIdxs = []int32{
 	3,  // 0: postern.v1.SubscribeRequest.open:type_name -> postern.v1.Open
@@ -2264,61 +2306,65 @@ var file_postern_v1_subscriber_proto_depIdxs = []int32{
 	4,  // 5: postern.v1.Open.window:type_name -> postern.v1.Window
 	30, // 6: postern.v1.Open.lease:type_name -> google.protobuf.Duration
 	0,  // 7: postern.v1.Open.confirm:type_name -> postern.v1.Confirm
-	6,  // 8: postern.v1.SettleBatch.settlements:type_name -> postern.v1.Settlement
-	7,  // 9: postern.v1.Settlement.ack:type_name -> postern.v1.Ack
-	8,  // 10: postern.v1.Settlement.nack:type_name -> postern.v1.Nack
-	9,  // 11: postern.v1.Settlement.reject:type_name -> postern.v1.Reject
-	10, // 12: postern.v1.Settlement.extend:type_name -> postern.v1.Extend
-	30, // 13: postern.v1.Nack.delay:type_name -> google.protobuf.Duration
-	30, // 14: postern.v1.Extend.lease:type_name -> google.protobuf.Duration
-	13, // 15: postern.v1.SubscribeResponse.opened:type_name -> postern.v1.Opened
-	14, // 16: postern.v1.SubscribeResponse.deliveries:type_name -> postern.v1.DeliveryBatch
-	17, // 17: postern.v1.SubscribeResponse.receipts:type_name -> postern.v1.Receipts
-	18, // 18: postern.v1.SubscribeResponse.heartbeat:type_name -> postern.v1.Heartbeat
-	19, // 19: postern.v1.SubscribeResponse.revoked:type_name -> postern.v1.Revoked
-	31, // 20: postern.v1.SubscribeResponse.drain:type_name -> postern.v1.Drain
-	4,  // 21: postern.v1.Opened.window:type_name -> postern.v1.Window
-	30, // 22: postern.v1.Opened.lease:type_name -> google.protobuf.Duration
-	30, // 23: postern.v1.Opened.heartbeat_every:type_name -> google.protobuf.Duration
-	32, // 24: postern.v1.Opened.order:type_name -> postern.v1.Order
-	15, // 25: postern.v1.DeliveryBatch.deliveries:type_name -> postern.v1.Delivery
-	33, // 26: postern.v1.Delivery.event:type_name -> postern.v1.Event
-	34, // 27: postern.v1.Delivery.position:type_name -> postern.v1.Position
-	35, // 28: postern.v1.Delivery.lease_expires:type_name -> google.protobuf.Timestamp
-	35, // 29: postern.v1.Delivery.appended:type_name -> google.protobuf.Timestamp
-	36, // 30: postern.v1.Delivery.last_failure:type_name -> google.rpc.Status
-	1,  // 31: postern.v1.SettleResult.outcome:type_name -> postern.v1.Outcome
-	35, // 32: postern.v1.SettleResult.lease_expires:type_name -> google.protobuf.Timestamp
-	16, // 33: postern.v1.Receipts.results:type_name -> postern.v1.SettleResult
-	3,  // 34: postern.v1.StreamRequest.open:type_name -> postern.v1.Open
-	30, // 35: postern.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	30, // 36: postern.v1.PullRequest.lease:type_name -> google.protobuf.Duration
-	15, // 37: postern.v1.PullResponse.deliveries:type_name -> postern.v1.Delivery
-	6,  // 38: postern.v1.SettleRequest.settlements:type_name -> postern.v1.Settlement
-	0,  // 39: postern.v1.SettleRequest.confirm:type_name -> postern.v1.Confirm
-	16, // 40: postern.v1.SettleResponse.results:type_name -> postern.v1.SettleResult
-	37, // 41: postern.v1.TailRequest.start:type_name -> postern.v1.Start
-	27, // 42: postern.v1.TailResponse.events:type_name -> postern.v1.TailedEvent
-	31, // 43: postern.v1.TailResponse.drain:type_name -> postern.v1.Drain
-	28, // 44: postern.v1.TailResponse.missed:type_name -> postern.v1.MissedRange
-	33, // 45: postern.v1.TailedEvent.event:type_name -> postern.v1.Event
-	34, // 46: postern.v1.TailedEvent.position:type_name -> postern.v1.Position
-	35, // 47: postern.v1.TailedEvent.appended:type_name -> google.protobuf.Timestamp
-	2,  // 48: postern.v1.Subscriber.Subscribe:input_type -> postern.v1.SubscribeRequest
-	20, // 49: postern.v1.Subscriber.Stream:input_type -> postern.v1.StreamRequest
-	21, // 50: postern.v1.Subscriber.Pull:input_type -> postern.v1.PullRequest
-	23, // 51: postern.v1.Subscriber.Settle:input_type -> postern.v1.SettleRequest
-	25, // 52: postern.v1.Subscriber.Tail:input_type -> postern.v1.TailRequest
-	12, // 53: postern.v1.Subscriber.Subscribe:output_type -> postern.v1.SubscribeResponse
-	12, // 54: postern.v1.Subscriber.Stream:output_type -> postern.v1.SubscribeResponse
-	22, // 55: postern.v1.Subscriber.Pull:output_type -> postern.v1.PullResponse
-	24, // 56: postern.v1.Subscriber.Settle:output_type -> postern.v1.SettleResponse
-	26, // 57: postern.v1.Subscriber.Tail:output_type -> postern.v1.TailResponse
-	53, // [53:58] is the sub-list for method output_type
-	48, // [48:53] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	31, // 8: postern.v1.Open.view:type_name -> postern.v1.View
+	6,  // 9: postern.v1.SettleBatch.settlements:type_name -> postern.v1.Settlement
+	7,  // 10: postern.v1.Settlement.ack:type_name -> postern.v1.Ack
+	8,  // 11: postern.v1.Settlement.nack:type_name -> postern.v1.Nack
+	9,  // 12: postern.v1.Settlement.reject:type_name -> postern.v1.Reject
+	10, // 13: postern.v1.Settlement.extend:type_name -> postern.v1.Extend
+	30, // 14: postern.v1.Nack.delay:type_name -> google.protobuf.Duration
+	30, // 15: postern.v1.Extend.lease:type_name -> google.protobuf.Duration
+	13, // 16: postern.v1.SubscribeResponse.opened:type_name -> postern.v1.Opened
+	14, // 17: postern.v1.SubscribeResponse.deliveries:type_name -> postern.v1.DeliveryBatch
+	17, // 18: postern.v1.SubscribeResponse.receipts:type_name -> postern.v1.Receipts
+	18, // 19: postern.v1.SubscribeResponse.heartbeat:type_name -> postern.v1.Heartbeat
+	19, // 20: postern.v1.SubscribeResponse.revoked:type_name -> postern.v1.Revoked
+	32, // 21: postern.v1.SubscribeResponse.drain:type_name -> postern.v1.Drain
+	4,  // 22: postern.v1.Opened.window:type_name -> postern.v1.Window
+	30, // 23: postern.v1.Opened.lease:type_name -> google.protobuf.Duration
+	30, // 24: postern.v1.Opened.heartbeat_every:type_name -> google.protobuf.Duration
+	33, // 25: postern.v1.Opened.order:type_name -> postern.v1.Order
+	15, // 26: postern.v1.DeliveryBatch.deliveries:type_name -> postern.v1.Delivery
+	34, // 27: postern.v1.Delivery.event:type_name -> postern.v1.Event
+	35, // 28: postern.v1.Delivery.position:type_name -> postern.v1.Position
+	36, // 29: postern.v1.Delivery.lease_expires:type_name -> google.protobuf.Timestamp
+	36, // 30: postern.v1.Delivery.appended:type_name -> google.protobuf.Timestamp
+	37, // 31: postern.v1.Delivery.last_failure:type_name -> google.rpc.Status
+	1,  // 32: postern.v1.SettleResult.outcome:type_name -> postern.v1.Outcome
+	36, // 33: postern.v1.SettleResult.lease_expires:type_name -> google.protobuf.Timestamp
+	16, // 34: postern.v1.Receipts.results:type_name -> postern.v1.SettleResult
+	3,  // 35: postern.v1.StreamRequest.open:type_name -> postern.v1.Open
+	30, // 36: postern.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	30, // 37: postern.v1.PullRequest.lease:type_name -> google.protobuf.Duration
+	31, // 38: postern.v1.PullRequest.view:type_name -> postern.v1.View
+	15, // 39: postern.v1.PullResponse.deliveries:type_name -> postern.v1.Delivery
+	6,  // 40: postern.v1.SettleRequest.settlements:type_name -> postern.v1.Settlement
+	0,  // 41: postern.v1.SettleRequest.confirm:type_name -> postern.v1.Confirm
+	16, // 42: postern.v1.SettleResponse.results:type_name -> postern.v1.SettleResult
+	38, // 43: postern.v1.TailRequest.start:type_name -> postern.v1.Start
+	31, // 44: postern.v1.TailRequest.view:type_name -> postern.v1.View
+	27, // 45: postern.v1.TailResponse.events:type_name -> postern.v1.TailedEvent
+	32, // 46: postern.v1.TailResponse.drain:type_name -> postern.v1.Drain
+	28, // 47: postern.v1.TailResponse.missed:type_name -> postern.v1.MissedRange
+	34, // 48: postern.v1.TailedEvent.event:type_name -> postern.v1.Event
+	35, // 49: postern.v1.TailedEvent.position:type_name -> postern.v1.Position
+	36, // 50: postern.v1.TailedEvent.appended:type_name -> google.protobuf.Timestamp
+	37, // 51: postern.v1.TailedEvent.view_error:type_name -> google.rpc.Status
+	2,  // 52: postern.v1.Subscriber.Subscribe:input_type -> postern.v1.SubscribeRequest
+	20, // 53: postern.v1.Subscriber.Stream:input_type -> postern.v1.StreamRequest
+	21, // 54: postern.v1.Subscriber.Pull:input_type -> postern.v1.PullRequest
+	23, // 55: postern.v1.Subscriber.Settle:input_type -> postern.v1.SettleRequest
+	25, // 56: postern.v1.Subscriber.Tail:input_type -> postern.v1.TailRequest
+	12, // 57: postern.v1.Subscriber.Subscribe:output_type -> postern.v1.SubscribeResponse
+	12, // 58: postern.v1.Subscriber.Stream:output_type -> postern.v1.SubscribeResponse
+	22, // 59: postern.v1.Subscriber.Pull:output_type -> postern.v1.PullResponse
+	24, // 60: postern.v1.Subscriber.Settle:output_type -> postern.v1.SettleResponse
+	26, // 61: postern.v1.Subscriber.Tail:output_type -> postern.v1.TailResponse
+	57, // [57:62] is the sub-list for method output_type
+	52, // [52:57] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_subscriber_proto_init() }

@@ -11,6 +11,7 @@ package posternv1
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
+	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -26,9 +27,12 @@ const (
 )
 
 type Topic struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Partitions    []*Partition           `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Partitions []*Partition           `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// The schema rules in force for values and keys; absent where the rule is off. GetTopic only.
+	ValueSchema   *TopicSchema `protobuf:"bytes,3,opt,name=value_schema,json=valueSchema,proto3" json:"value_schema,omitempty"`
+	KeySchema     *TopicSchema `protobuf:"bytes,4,opt,name=key_schema,json=keySchema,proto3" json:"key_schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -77,6 +81,147 @@ func (x *Topic) GetPartitions() []*Partition {
 	return nil
 }
 
+func (x *Topic) GetValueSchema() *TopicSchema {
+	if x != nil {
+		return x.ValueSchema
+	}
+	return nil
+}
+
+func (x *Topic) GetKeySchema() *TopicSchema {
+	if x != nil {
+		return x.KeySchema
+	}
+	return nil
+}
+
+// TopicSchema is a schema rule of a topic, and what the registry has for it.
+type TopicSchema struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// validate or encode.
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// topic, record or topic_record.
+	SubjectStrategy string `protobuf:"bytes,2,opt,name=subject_strategy,json=subjectStrategy,proto3" json:"subject_strategy,omitempty"`
+	// Absent when each record has a subject of its own.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// latest, publisher or a number: which version the rule takes.
+	Version string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// How JSON is spelled: plain or avro.
+	Json string `protobuf:"bytes,5,opt,name=json,proto3" json:"json,omitempty"`
+	// The version that views read as; empty for the writer's own.
+	ReadAs string `protobuf:"bytes,6,opt,name=read_as,json=readAs,proto3" json:"read_as,omitempty"`
+	// AVRO, JSON or PROTOBUF.
+	Format string `protobuf:"bytes,7,opt,name=format,proto3" json:"format,omitempty"`
+	// The subject's versions, oldest first.
+	Versions []int32 `protobuf:"varint,8,rep,packed,name=versions,proto3" json:"versions,omitempty"`
+	// The registry's id of the newest.
+	LatestId int32 `protobuf:"varint,9,opt,name=latest_id,json=latestId,proto3" json:"latest_id,omitempty"`
+	// Why the registry's part is missing.
+	Error         *status.Status `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicSchema) Reset() {
+	*x = TopicSchema{}
+	mi := &file_postern_v1_topics_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicSchema) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicSchema) ProtoMessage() {}
+
+func (x *TopicSchema) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_topics_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicSchema.ProtoReflect.Descriptor instead.
+func (*TopicSchema) Descriptor() ([]byte, []int) {
+	return file_postern_v1_topics_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TopicSchema) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetSubjectStrategy() string {
+	if x != nil {
+		return x.SubjectStrategy
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetJson() string {
+	if x != nil {
+		return x.Json
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetReadAs() string {
+	if x != nil {
+		return x.ReadAs
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *TopicSchema) GetVersions() []int32 {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *TopicSchema) GetLatestId() int32 {
+	if x != nil {
+		return x.LatestId
+	}
+	return 0
+}
+
+func (x *TopicSchema) GetError() *status.Status {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type Partition struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -90,7 +235,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_postern_v1_topics_proto_msgTypes[1]
+	mi := &file_postern_v1_topics_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -102,7 +247,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_topics_proto_msgTypes[1]
+	mi := &file_postern_v1_topics_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -115,7 +260,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_postern_v1_topics_proto_rawDescGZIP(), []int{1}
+	return file_postern_v1_topics_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Partition) GetPartition() int32 {
@@ -150,7 +295,7 @@ type ListTopicsRequest struct {
 
 func (x *ListTopicsRequest) Reset() {
 	*x = ListTopicsRequest{}
-	mi := &file_postern_v1_topics_proto_msgTypes[2]
+	mi := &file_postern_v1_topics_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -162,7 +307,7 @@ func (x *ListTopicsRequest) String() string {
 func (*ListTopicsRequest) ProtoMessage() {}
 
 func (x *ListTopicsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_topics_proto_msgTypes[2]
+	mi := &file_postern_v1_topics_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -175,7 +320,7 @@ func (x *ListTopicsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTopicsRequest.ProtoReflect.Descriptor instead.
 func (*ListTopicsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_topics_proto_rawDescGZIP(), []int{2}
+	return file_postern_v1_topics_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListTopicsRequest) GetPageSize() int32 {
@@ -203,7 +348,7 @@ type ListTopicsResponse struct {
 
 func (x *ListTopicsResponse) Reset() {
 	*x = ListTopicsResponse{}
-	mi := &file_postern_v1_topics_proto_msgTypes[3]
+	mi := &file_postern_v1_topics_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +360,7 @@ func (x *ListTopicsResponse) String() string {
 func (*ListTopicsResponse) ProtoMessage() {}
 
 func (x *ListTopicsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_topics_proto_msgTypes[3]
+	mi := &file_postern_v1_topics_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +373,7 @@ func (x *ListTopicsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTopicsResponse.ProtoReflect.Descriptor instead.
 func (*ListTopicsResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_topics_proto_rawDescGZIP(), []int{3}
+	return file_postern_v1_topics_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListTopicsResponse) GetTopics() []*Topic {
@@ -254,7 +399,7 @@ type GetTopicRequest struct {
 
 func (x *GetTopicRequest) Reset() {
 	*x = GetTopicRequest{}
-	mi := &file_postern_v1_topics_proto_msgTypes[4]
+	mi := &file_postern_v1_topics_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +411,7 @@ func (x *GetTopicRequest) String() string {
 func (*GetTopicRequest) ProtoMessage() {}
 
 func (x *GetTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_topics_proto_msgTypes[4]
+	mi := &file_postern_v1_topics_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +424,7 @@ func (x *GetTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTopicRequest.ProtoReflect.Descriptor instead.
 func (*GetTopicRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_topics_proto_rawDescGZIP(), []int{4}
+	return file_postern_v1_topics_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetTopicRequest) GetName() string {
@@ -294,12 +439,27 @@ var File_postern_v1_topics_proto protoreflect.FileDescriptor
 const file_postern_v1_topics_proto_rawDesc = "" +
 	"\n" +
 	"\x17postern/v1/topics.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"R\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"\xc6\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\n" +
 	"partitions\x18\x02 \x03(\v2\x15.postern.v1.PartitionR\n" +
-	"partitions\"k\n" +
+	"partitions\x12:\n" +
+	"\fvalue_schema\x18\x03 \x01(\v2\x17.postern.v1.TopicSchemaR\vvalueSchema\x126\n" +
+	"\n" +
+	"key_schema\x18\x04 \x01(\v2\x17.postern.v1.TopicSchemaR\tkeySchema\"\xa8\x02\n" +
+	"\vTopicSchema\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12)\n" +
+	"\x10subject_strategy\x18\x02 \x01(\tR\x0fsubjectStrategy\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x12\n" +
+	"\x04json\x18\x05 \x01(\tR\x04json\x12\x17\n" +
+	"\aread_as\x18\x06 \x01(\tR\x06readAs\x12\x16\n" +
+	"\x06format\x18\a \x01(\tR\x06format\x12\x1a\n" +
+	"\bversions\x18\b \x03(\x05R\bversions\x12\x1b\n" +
+	"\tlatest_id\x18\t \x01(\x05R\blatestId\x12(\n" +
+	"\x05error\x18\n" +
+	" \x01(\v2\x12.google.rpc.StatusR\x05error\"k\n" +
 	"\tPartition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12!\n" +
 	"\fstart_offset\x18\x02 \x01(\x03R\vstartOffset\x12\x1d\n" +
@@ -333,26 +493,31 @@ func file_postern_v1_topics_proto_rawDescGZIP() []byte {
 	return file_postern_v1_topics_proto_rawDescData
 }
 
-var file_postern_v1_topics_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_postern_v1_topics_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_postern_v1_topics_proto_goTypes = []any{
 	(*Topic)(nil),              // 0: postern.v1.Topic
-	(*Partition)(nil),          // 1: postern.v1.Partition
-	(*ListTopicsRequest)(nil),  // 2: postern.v1.ListTopicsRequest
-	(*ListTopicsResponse)(nil), // 3: postern.v1.ListTopicsResponse
-	(*GetTopicRequest)(nil),    // 4: postern.v1.GetTopicRequest
+	(*TopicSchema)(nil),        // 1: postern.v1.TopicSchema
+	(*Partition)(nil),          // 2: postern.v1.Partition
+	(*ListTopicsRequest)(nil),  // 3: postern.v1.ListTopicsRequest
+	(*ListTopicsResponse)(nil), // 4: postern.v1.ListTopicsResponse
+	(*GetTopicRequest)(nil),    // 5: postern.v1.GetTopicRequest
+	(*status.Status)(nil),      // 6: google.rpc.Status
 }
 var file_postern_v1_topics_proto_depIdxs = []int32{
-	1, // 0: postern.v1.Topic.partitions:type_name -> postern.v1.Partition
-	0, // 1: postern.v1.ListTopicsResponse.topics:type_name -> postern.v1.Topic
-	2, // 2: postern.v1.Topics.ListTopics:input_type -> postern.v1.ListTopicsRequest
-	4, // 3: postern.v1.Topics.GetTopic:input_type -> postern.v1.GetTopicRequest
-	3, // 4: postern.v1.Topics.ListTopics:output_type -> postern.v1.ListTopicsResponse
-	0, // 5: postern.v1.Topics.GetTopic:output_type -> postern.v1.Topic
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: postern.v1.Topic.partitions:type_name -> postern.v1.Partition
+	1, // 1: postern.v1.Topic.value_schema:type_name -> postern.v1.TopicSchema
+	1, // 2: postern.v1.Topic.key_schema:type_name -> postern.v1.TopicSchema
+	6, // 3: postern.v1.TopicSchema.error:type_name -> google.rpc.Status
+	0, // 4: postern.v1.ListTopicsResponse.topics:type_name -> postern.v1.Topic
+	3, // 5: postern.v1.Topics.ListTopics:input_type -> postern.v1.ListTopicsRequest
+	5, // 6: postern.v1.Topics.GetTopic:input_type -> postern.v1.GetTopicRequest
+	4, // 7: postern.v1.Topics.ListTopics:output_type -> postern.v1.ListTopicsResponse
+	0, // 8: postern.v1.Topics.GetTopic:output_type -> postern.v1.Topic
+	7, // [7:9] is the sub-list for method output_type
+	5, // [5:7] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_topics_proto_init() }
@@ -366,7 +531,7 @@ func file_postern_v1_topics_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_topics_proto_rawDesc), len(file_postern_v1_topics_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,7 +36,7 @@ import (
 type Options struct {
 	// MaxWait bounds a caller's wait for Kafka when the caller gives no deadline. Default 30s.
 	MaxWait time.Duration `yaml:"max_wait"`
-	// MaxEventBytes bounds one event's key, value and headers. Default 1MiB.
+	// MaxEventBytes bounds one event's key, value and headers. Default 976KiB: what a topic of Kafka's defaults takes.
 	MaxEventBytes setting.Bytes `yaml:"max_event_bytes"`
 	// MaxBodyBytes bounds one HTTP request's body, after it is decompressed. Default 16MiB.
 	MaxBodyBytes setting.Bytes `yaml:"max_body_bytes"`
@@ -98,7 +98,7 @@ type Producer interface {
 	// ProduceAll answers for each record that is not nil.
 	ProduceAll(records []*event.Record, how broker.How, done func(i int, at event.Position, err error))
 	// ProduceAtomic stores all of records or none.
-	ProduceAtomic(ctx context.Context, records []*event.Record, done func(i int, at event.Position, err error))
+	ProduceAtomic(ctx context.Context, records []*event.Record, compression broker.Compression, done func(i int, at event.Position, err error))
 }
 
 // Topics tells what Kafka knows; broker.Client does.
@@ -381,7 +381,7 @@ func (p *Publisher) startAtomic(ctx context.Context, w *Pending, records []*even
 		}
 	}
 	if !failed {
-		p.producer.ProduceAtomic(ctx, records, w.stored)
+		p.producer.ProduceAtomic(ctx, records, p.rules.of(records[0].Topic).Compression, w.stored)
 	}
 }
 

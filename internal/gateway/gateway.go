@@ -65,6 +65,7 @@ type Options struct {
 func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
 	g := &Gateway{config: c, log: o.Log, drainBegan: make(chan struct{}), dial: o.WebhookDial, tends: o.TendMemory}
 	c.Kafka.Logger = o.Log
+	c.Kafka.EventLimit = publish.EventLimit(c.Publish, c.PublishRules())
 	var err error
 	if g.kafka, err = broker.New(c.Kafka); err != nil {
 		return nil, err

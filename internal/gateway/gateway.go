@@ -134,6 +134,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 		Admin:     g.telemetry.Handler(),
 		Validator: validator,
 		MaxBody:   int64(g.config.Publish.MaxBodyBytes),
+		Bodies:    int64(g.config.Publish.BodyBuffer),
 		Limits:    g.config.Limits,
 		Log:       g.log,
 	})

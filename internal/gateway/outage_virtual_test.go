@@ -183,10 +183,23 @@ func TestAClientThatSendsSlowlyIsCutAndTheOthersAreServed(t *testing.T) {
 			answer string
 		}{
 			"headers that never end": {"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", 11 * time.Second, ""},
-			"a body that never ends": {"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nabc", 61 * time.Second, string(fault.InvalidBody)},
+			"a body that never ends": {"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nabc", 61 * time.Second, string(fault.BodyTimeout)},
+			"a publish through grpc-gateway that never ends": {
+				"POST /v1/topics/" + topic + ":publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{", 61 * time.Second,
+				string(fault.BodyTimeout),
+			},
+			"a gzip header that never ends": {
+				"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Encoding: gzip\r\nContent-Length: 100\r\n\r\n\x1f\x8b", 61 * time.Second,
+				string(fault.BodyTimeout),
+			},
+			"a gzip header of lines that never ends": {
+				"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\nAccept: application/x-ndjson\r\n" +
+					"Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n\x1f\x8b", 6 * time.Minute, "application/x-ndjson",
+			},
+			"a body of a topic that is no topic": {"POST /v1/topics/no+topic/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\na", 61 * time.Second, string(fault.InvalidTopic)},
 			"a chunk that never ends": {
 				"POST /v1/topics/" + topic + "/events HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", 61 * time.Second,
-				string(fault.InvalidBody),
+				string(fault.BodyTimeout),
 			},
 			"nothing after a request": {"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 3 * time.Minute, "openapi"},
 		} {

@@ -199,6 +199,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.flush(limit, stopping); err != nil {
 		failed = errors.Join(failed, err)
 	}
+	// A grace of its own: when the flush took all there was, callers are just now told that their events are unknown.
+	stopping, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancelLast()
 	g.server.Stop(stopping)
 	stopWork()
 	work.Wait()

@@ -26,6 +26,7 @@ type running struct {
 	t       *testing.T
 	gateway *Gateway
 	stop    func() // drains, and waits
+	stopAny func() // stop that may leave events unanswered
 	conn    *grpc.ClientConn
 }
 
@@ -50,16 +51,20 @@ func start(t *testing.T, cluster *brokertest.Cluster, change func(*config.Config
 	go func() { done <- g.Run(ctx) }()
 	r := &running{t: t, gateway: g}
 	stopped := false
-	r.stop = func() {
+	stop := func() error {
 		if stopped {
-			return
+			return nil
 		}
 		stopped = true
 		cancel()
-		if err := <-done; err != nil {
+		return <-done
+	}
+	r.stop = func() {
+		if err := stop(); err != nil {
 			t.Errorf("the gateway ended with: %v", err)
 		}
 	}
+	r.stopAny = func() { _ = stop() } // it says what was left
 	t.Cleanup(r.stop)
 	conn, err := grpc.NewClient("passthrough:///"+g.Addrs().GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))

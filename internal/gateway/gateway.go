@@ -88,14 +88,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if g.telemetry, err = telemetry.Start(ctx, g.config.Telemetry, "postern", o.Version, instance.String(), g.log); err != nil {
 		return err
 	}
-	rules, err := protovalidate.New(protovalidate.WithMessages(
-		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
-		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}),
-		protovalidate.WithMessageDescriptors(subscriptionRequests()...))
-	if err != nil {
-		return fmt.Errorf("compile the requests' rules: %w", err)
-	}
-	validator := wire.Validator{Validator: rules}
+	validator := wire.Validator{Validator: &wire.Rules{Compile: compileRules}}
 	policy := authz.Open()
 	publisher := publish.New(g.config.Publish, publish.Parts{
 		Policy: policy, Rules: g.config.PublishRules(), Schemas: &schema.Checker{}, Producer: g.producer, Topics: g.kafka,
@@ -143,6 +136,14 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	g.server.SetReady("Kafka has not answered yet")
 	return g.server.Listen()
+}
+
+// compileRules makes the rules that requests are checked by.
+func compileRules() (protovalidate.Validator, error) {
+	return protovalidate.New(protovalidate.WithMessages(
+		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
+		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}),
+		protovalidate.WithMessageDescriptors(subscriptionRequests()...))
 }
 
 func always(*http.Request) bool { return true }

@@ -85,15 +85,9 @@ func (m *metrics) attributes(topic string) *series {
 	return known
 }
 
-func (m *metrics) stored(topic string, n int64) {
-	if n > 0 {
-		m.attributes(topic).sent.Add(n)
-	}
-}
-
 // took counts a request, under its first event's topic.
-func (m *metrics) took(topic string, d time.Duration) {
-	m.duration.Record(context.Background(), d.Seconds(), m.attributes(topic).record...)
+func (m *metrics) took(s *series, d time.Duration) {
+	m.duration.Record(context.Background(), d.Seconds(), s.record...)
 }
 
 func (m *metrics) failed(topic string, reason fault.Reason) {

@@ -530,6 +530,9 @@ var errStopping = errors.New("the gateway is stopping")
 // await waits until everything is answered, nil, or tells why it does not. It
 // ends with the drain time, while there is a connection to say so.
 func (w *Pending) await(ctx context.Context, ahead <-chan time.Time) error {
+	if w.ready() { // most of a stream's are
+		return nil
+	}
 	var over <-chan struct{}
 	if _, ok := ctx.Deadline(); !ok {
 		over = w.publisher.patience.over(w.began)
@@ -591,7 +594,7 @@ func (w *Pending) finish() {
 		case err == nil:
 			stored++
 			if w.topics != nil {
-				w.publisher.metrics.stored(w.topics[i], 1)
+				w.publisher.metrics.attributes(w.topics[i]).sent.Add(1)
 			}
 		default:
 			failure = fault.Of(err)
@@ -611,10 +614,11 @@ func (w *Pending) finish() {
 		w.spans[i].End()
 	}
 	took := time.Since(w.began)
-	if w.topics == nil {
-		w.publisher.metrics.stored(w.topic, stored)
+	series := w.publisher.metrics.attributes(w.topic)
+	if w.topics == nil && stored > 0 {
+		series.sent.Add(stored)
 	}
-	w.publisher.metrics.took(w.topic, took)
+	w.publisher.metrics.took(series, took)
 	if failure != nil { // what is stored is told to its publisher and counted; a line for each would cost more than the event
 		w.publisher.log.Info("publish failed", "topic", w.topic, "events", len(w.receipts), "stored", stored,
 			"reason", failure.Reason, "error", failure, "duration_ms", took.Milliseconds())

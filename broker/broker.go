@@ -64,8 +64,10 @@ type Options struct {
 	// is there again within session_timeout, and they wait for it meanwhile.
 	StaticMembership string `yaml:"static_membership"`
 
-	// MaxEventBytes bounds one event: the largest that publishing admits. Default 1MiB.
+	// MaxEventBytes bounds one event: the largest that publishing admits. Default 976KiB.
 	MaxEventBytes setting.Bytes `yaml:"-"`
+	// EventLimit tells it of one topic; nil: MaxEventBytes for all.
+	EventLimit func(topic string) int `yaml:"-"`
 	// AutoCreateTopics lets a publish to an unknown topic create it (`postern dev` only).
 	AutoCreateTopics bool `yaml:"-"`
 	// Dial opens connections; nil is net.Dialer. Tests pass a virtual network.
@@ -96,7 +98,9 @@ type SASL struct {
 // Defaults of Options.
 const (
 	DefaultPublishBuffer = 64 << 20
-	DefaultMaxEventBytes = 1 << 20
+	// DefaultMaxEventBytes fits, with its batch around it, what a topic of Kafka's defaults
+	// takes and the client's own limit of a batch.
+	DefaultMaxEventBytes = 976 << 10
 	// DefaultSessionTimeout is short, because a gateway that was killed is back
 	// within a second and waits for it.
 	DefaultSessionTimeout = 10 * time.Second

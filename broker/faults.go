@@ -34,6 +34,8 @@ var kafkaFaults = map[error]fault.Reason{
 	kerr.PolicyViolation:              fault.KafkaRefused,
 	kerr.NotEnoughReplicasAfterAppend: fault.OutcomeUnknown,
 	kerr.RequestTimedOut:              fault.OutcomeUnknown,
+	kerr.UnknownServerError:           fault.OutcomeUnknown, // brokers answer it for failures after the append, too
+	kerr.TransactionAbortable:         fault.BrokerUnavailable,
 
 	kerr.TransactionalIDAuthorizationFailed: fault.KafkaNotAuthorized,
 	// Of the idempotent producer: this attempt was refused, an earlier one of the

@@ -38,6 +38,8 @@ func TestEveryFailureOfKafkaHasItsReason(t *testing.T) {
 		{kerr.PolicyViolation, fault.KafkaRefused},
 		{kerr.NotEnoughReplicasAfterAppend, fault.OutcomeUnknown}, // the leader has it
 		{kerr.RequestTimedOut, fault.OutcomeUnknown},
+		{kerr.UnknownServerError, fault.OutcomeUnknown},
+		{kerr.TransactionAbortable, fault.BrokerUnavailable},
 		{kerr.TransactionalIDAuthorizationFailed, fault.KafkaNotAuthorized},
 		{kerr.OutOfOrderSequenceNumber, fault.OutcomeUnknown},
 		{kerr.UnknownProducerID, fault.OutcomeUnknown},

@@ -52,7 +52,6 @@ const (
 type route struct {
 	partitions atomic.Int32 // as the client last saw it
 	sticky     atomic.Int32 // the partition it last chose for a record without a key
-	bytes      atomic.Int64 // of the topic's records that are not answered
 	table      atomic.Pointer[table]
 }
 

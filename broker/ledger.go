@@ -387,7 +387,7 @@ func terminal(err error) bool {
 // fence begins as the one writer. Kafka has then ended whatever another one had
 // begun, so that the topic's end is final.
 func (l *Ledger) fence(ctx context.Context) (*kgo.Client, error) {
-	client, err := kgo.NewClient(append(l.client.produceOptions(""),
+	client, err := kgo.NewClient(append(append([]kgo.Opt{kgo.ProducerLinger(0), kgo.UnknownTopicRetries(2)}, l.client.base...),
 		kgo.TransactionalID(l.topic), kgo.TransactionTimeout(transactionTimeout),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
 	if err != nil {

@@ -53,15 +53,21 @@ func (c Compression) codec() kgo.CompressionCodec {
 type How struct {
 	Durability  Durability
 	Compression Compression
+	// Wait is how long the caller waits; the records are tried at least that long,
+	// up to an hour. 0: recordLife.
+	Wait time.Duration
 }
 
 // recordLife bounds how long a record may occupy the buffer while Kafka does not
 // take it: without a bound one topic short of replicas fills the buffer, and
 // publishing to every other topic stops with it. Longer than any caller waits by
-// default, so that it never answers before the caller's own deadline. The
-// client's RecordDeliveryTimeout would count from the record's timestamp, which
-// a publisher may set to years ago.
-const recordLife = 60 * time.Second
+// default, so that it never answers before the caller's own deadline; a caller
+// who waits longer gets whole minutes more. The client's RecordDeliveryTimeout
+// would count from the record's timestamp, which a publisher may set to years ago.
+const (
+	recordLife = 60 * time.Second
+	maxLives   = 60 // times recordLife
+)
 
 // recordOverhead is what a record on its way costs beside its own bytes: ours, the
 // client's and the waiter's structures.
@@ -72,16 +78,20 @@ const recordOverhead = 512
 // The client compresses and acknowledges by client and not by topic, so there
 // is one client (a line) for each How in use, made when it is first asked for.
 type Producer struct {
-	client     *Client
-	generation atomic.Pointer[generation]
-	buffered   atomic.Int64 // bytes not answered, recordOverhead included
-	records    atomic.Int64
+	client      *Client
+	generations [maxLives]atomic.Pointer[generation] // by how often recordLife they live
+	buffered    atomic.Int64                         // bytes not answered, recordOverhead included
+	records     atomic.Int64
+	accounts    sync.Map // string -> *account: topics with records, or that exist
+	batches     batchLimits
 
-	mu     sync.Mutex
-	lines  atomic.Pointer[map[How]*line] // copied on change
-	closed bool
+	mu      sync.Mutex
+	lines   atomic.Pointer[map[How]*line] // copied on change; by durability and compression
+	closed  bool
+	closing atomic.Bool // closed, for those without mu
 
 	atomics *transactors
+	strays  strays
 }
 
 // line is one client and its gates.
@@ -101,24 +111,26 @@ type generation struct {
 
 const generationSpan = time.Second
 
-func (p *Producer) life(now time.Time) context.Context {
-	current := p.generation.Load()
+func (p *Producer) life(now time.Time, wait time.Duration) context.Context {
+	lives := min(max(1, (wait+recordLife-1)/recordLife), maxLives)
+	slot := &p.generations[lives-1]
+	current := slot.Load()
 	if current != nil && now.Before(current.closes) {
 		return current
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	next := &generation{ctx, now.Add(generationSpan)}
-	if !p.generation.CompareAndSwap(current, next) {
+	if !slot.CompareAndSwap(current, next) {
 		cancel()
-		return p.generation.Load()
+		return slot.Load()
 	}
-	time.AfterFunc(recordLife+generationSpan, cancel)
+	time.AfterFunc(lives*recordLife+generationSpan, cancel)
 	return next
 }
 
 // NewProducer makes the cluster's producer.
 func (c *Client) NewProducer() (*Producer, error) {
-	p := &Producer{client: c}
+	p := &Producer{client: c, batches: batchLimits{client: c}}
 	p.lines.Store(&map[How]*line{})
 	if _, err := p.line(How{}); err != nil {
 		return nil, err
@@ -129,8 +141,11 @@ func (c *Client) NewProducer() (*Producer, error) {
 
 // line finds or makes the client for how.
 func (p *Producer) line(how How) (*line, error) {
-	if how.Compression == "none" {
+	if how.Wait = 0; how.Compression == "none" {
 		how.Compression = ""
+	}
+	if p.closing.Load() {
+		return nil, shuttingDown()
 	}
 	if l := (*p.lines.Load())[how]; l != nil {
 		return l, nil
@@ -142,10 +157,10 @@ func (p *Producer) line(how How) (*line, error) {
 		return l, nil
 	}
 	if p.closed {
-		return nil, fault.New(fault.ShuttingDown, "the gateway is stopping")
+		return nil, shuttingDown()
 	}
 	l := &line{gates: &gates{brokers: map[int32]*gate{}}}
-	options := append(p.client.produceOptions(how.Compression), kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), l.gates}))
+	options := append(p.produceOptions(how.Compression), kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), l.gates}))
 	if how.Durability == Leader {
 		options = append(options, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
 	} else {
@@ -166,14 +181,13 @@ func (p *Producer) line(how How) (*line, error) {
 }
 
 // produceOptions are what all producing clients have in common.
-func (c *Client) produceOptions(compression Compression) []kgo.Opt {
+func (p *Producer) produceOptions(compression Compression) []kgo.Opt {
+	c := p.client
 	options := append([]kgo.Opt{
 		kgo.ProducerLinger(0), // the gates do better
 		// The buffer's limit is counted here (reserve), over all lines and with what gates hold.
 		kgo.MaxBufferedRecords(1 << 30),
-		// Kafka compares the compressed batch with the topic's limit; ours is on
-		// the event. The client refuses a batch above this by itself.
-		kgo.ProducerBatchMaxBytes(int32(c.options.MaxEventBytes) + 64<<10),
+		kgo.ProducerBatchMaxBytesFn(func(topic string) int32 { return p.batches.of(topic, compression) }),
 		// No delivery timeout of the client's: see recordLife.
 		kgo.UnknownTopicRetries(2),
 		kgo.ProducerBatchCompression(compression.codec()),
@@ -192,7 +206,7 @@ type flight struct {
 	index   int
 	size    int
 	gate    *gate
-	route   *route
+	account *account
 	missing bool // the partition it names does not exist
 	record  kgo.Record
 }
@@ -201,6 +215,7 @@ type flight struct {
 type group struct {
 	producer *Producer
 	line     *line
+	surely   bool // a record that is given up is surely not stored: the idempotent client heeds a cancel only then
 	done     func(i int, at event.Position, err error)
 	flights  []flight
 	one      [1]flight // memory for a group of one
@@ -230,55 +245,32 @@ func (p *Producer) ProduceAll(records []*event.Record, how How, done func(i int,
 		return
 	}
 	now := time.Now()
-	life := p.life(now)
-	g := &group{producer: p, line: l, done: done}
+	life := p.life(now, how.Wait)
+	g := &group{producer: p, line: l, surely: how.Durability == AllReplicas, done: done}
 	if g.flights = g.one[:]; len(records) > 1 {
 		g.flights = make([]flight, len(records))
 	}
 	var last *route
+	var room *account
+	topic := ""
 	alone := len(records) < gateGroup
 	for i, r := range records {
 		if r == nil {
 			continue
 		}
-		if last == nil || i > 0 && records[i-1] != nil && records[i-1].Topic != r.Topic {
-			last = l.gates.route(r.Topic)
+		if room == nil || topic != r.Topic {
+			topic, last, room = r.Topic, l.gates.route(r.Topic), p.account(r.Topic)
 		}
 		size := r.Size() + recordOverhead
-		if err := p.reserve(size, last); err != nil {
+		if err := p.reserve(size, room); err != nil {
 			done(i, event.Position{}, err)
 			continue
 		}
 		f := &g.flights[i]
-		f.Context, f.group, f.index, f.size, f.route = life, g, i, size, last
+		f.Context, f.group, f.index, f.size, f.account = life, g, i, size, room
 		fillRecord(&f.record, r)
 		f.record.Context = f
 		l.gates.pass(f, last, alone, now)
-	}
-}
-
-// reserve takes room in the buffer. One topic gets at most half of it, so that a
-// topic which Kafka does not take leaves the others room.
-func (p *Producer) reserve(size int, topic *route) error {
-	limit := int64(p.client.options.PublishBuffer)
-	if n := p.buffered.Add(int64(size)); n > limit {
-		p.buffered.Add(int64(-size))
-		return bufferFull("the publish buffer (kafka.publish_buffer, %s) is full", p.client.options.PublishBuffer)
-	}
-	if topic != nil && topic.bytes.Add(int64(size)) > limit/2 {
-		topic.bytes.Add(int64(-size))
-		p.buffered.Add(int64(-size))
-		return bufferFull("this topic's half of the publish buffer (kafka.publish_buffer, %s) is full", p.client.options.PublishBuffer)
-	}
-	p.records.Add(1)
-	return nil
-}
-
-func (p *Producer) free(size int, topic *route) {
-	p.buffered.Add(int64(-size))
-	p.records.Add(-1)
-	if topic != nil {
-		topic.bytes.Add(int64(-size))
 	}
 }
 
@@ -289,9 +281,13 @@ func promise(k *kgo.Record, err error) {
 	if f.gate != nil {
 		f.gate.answered(g.line.gates)
 	}
-	g.producer.free(f.size, f.route)
+	g.producer.free(f.size, f.account)
 	if err != nil {
-		g.done(f.index, event.Position{}, g.producer.produceFault(err, f))
+		wrong := g.producer.produceFault(err, f)
+		if fault.Is(wrong, fault.UnknownTopic) {
+			g.producer.strays.met(g.producer, k.Topic)
+		}
+		g.done(f.index, event.Position{}, wrong)
 		return
 	}
 	g.done(f.index, event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}, nil)
@@ -303,8 +299,14 @@ func (p *Producer) produceFault(err error, f *flight) error {
 		return fault.New(fault.UnknownPartition, "topic %s has no partition %d: leave the partition out or choose one it has (%w)", topic, f.record.Partition, err).
 			With("topic", topic).With("partition", fmt.Sprint(f.record.Partition))
 	}
-	if errors.Is(err, context.Canceled) {
-		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka did not take the event within %s: it is given up (%w)", topic, recordLife, err).With("topic", topic)
+	switch {
+	case errors.Is(err, context.Canceled) && f.group.surely:
+		return fault.New(fault.BrokerUnavailable, "publish to %s: Kafka did not take the event in a minute or more, and it is given up: nothing is stored; "+
+			"is the topic's leader there, and are enough of its replicas in sync? (%w)", topic, err).With("topic", topic)
+	case errors.Is(err, context.Canceled):
+		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka did not answer in a minute or more: the event may or may not be stored (%w)", topic, err).With("topic", topic)
+	case errors.Is(err, kgo.ErrClientClosed): // it was handed over before
+		return fault.New(fault.OutcomeUnknown, "publish to %s: the gateway stopped before Kafka answered: the event may or may not be stored (%w)", topic, err).With("topic", topic)
 	}
 	wrong := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
 	if wrong.Reason == fault.UnknownTopic && !p.client.options.AutoCreateTopics {
@@ -312,6 +314,10 @@ func (p *Producer) produceFault(err error, f *flight) error {
 			"kafka-topics --bootstrap-server BROKER --create --topic %s", topic, topic)
 	}
 	return wrong
+}
+
+func shuttingDown() error {
+	return fault.New(fault.ShuttingDown, "the gateway is stopping; nothing was stored")
 }
 
 // Warm asks Kafka for the producer's id, so that the first publish need not.
@@ -341,11 +347,14 @@ func (p *Producer) Flush(ctx context.Context) error {
 // Buffered is how many records wait for Kafka, and their bytes with what they cost beside.
 func (p *Producer) Buffered() (records, bytes int64) { return p.records.Load(), p.buffered.Load() }
 
-// Close ends the producer; what is still buffered fails with SHUTTING_DOWN.
+// Close ends the producer: what comes after it is SHUTTING_DOWN, what Kafka has
+// not answered is OUTCOME_UNKNOWN (Flush first).
 func (p *Producer) Close() {
 	p.mu.Lock()
 	p.closed = true
+	p.closing.Store(true)
 	p.mu.Unlock()
+	p.strays.close()
 	p.atomics.close()
 	for _, l := range *p.lines.Load() {
 		l.gates.flush()

@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -283,7 +285,7 @@ func TestAnEventThatIsTooLargeIsRefusedAndTheNextOneIsNot(t *testing.T) {
 func TestAFullBufferAnswersAtOnceAndEmptiesAgain(t *testing.T) {
 	brokertest.NeedsFake(t)
 	c := brokertest.New(t)
-	topic := c.Topic("orders", 1)
+	topic, other := c.Topic("orders", 1), c.Topic("other", 1) // each may fill half of it
 	o := c.Options()
 	o.PublishBuffer = 1 << 20
 	client, err := broker.New(o)
@@ -301,7 +303,7 @@ func TestAFullBufferAnswersAtOnceAndEmptiesAgain(t *testing.T) {
 	held := make(chan answered, 100)
 	full := make(chan answered, 100)
 	for i := range 20 {
-		r := record(topic, "", "")
+		r := record([]string{topic, other}[i%2], "", "")
 		r.Value = make([]byte, 100_000)
 		to := held
 		if i >= 10 { // 1 MiB holds ten
@@ -380,4 +382,64 @@ func TestAnEventOfLastYearIsPublished(t *testing.T) {
 			t.Error(a.err)
 		}
 	}
+}
+
+func TestANilBetweenTwoTopicsKeepsTheirOrder(t *testing.T) {
+	c := brokertest.Fake(t, kfake.NumBrokers(2))
+	a, b := c.Topic("a", 1), c.Topic("b", 1)
+	if err1, err2 := c.Fake.MoveTopicPartition(a, 0, 0), c.Fake.MoveTopicPartition(b, 0, 1); err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	p := slowProducer(t, c, c.Bootstrap[0], 20*time.Millisecond)
+	for range 2 {
+		produce(t, p, broker.AllReplicas, record(a, "k", "warm"), record(b, "k", "warm"))
+	}
+	for i := range 20 {
+		var all sync.WaitGroup
+		all.Add(4)
+		done := func(_ int, _ event.Position, err error) { all.Done() }
+		p.ProduceAll([]*event.Record{record(a, "k", "busy")}, broker.How{}, done)
+		p.ProduceAll([]*event.Record{record(a, "k", "y"), nil, record(b, "k", fmt.Sprint(2*i))}, broker.How{}, done)
+		p.ProduceAll([]*event.Record{record(b, "k", fmt.Sprint(2*i+1))}, broker.How{}, done)
+		all.Wait()
+	}
+	last := -1
+	for _, r := range c.Read(b) {
+		if n := 0; string(r.Value) != "warm" {
+			_, _ = fmt.Sscan(string(r.Value), &n)
+			if n < last {
+				t.Errorf("%d is stored after %d", n, last)
+			}
+			last = n
+		}
+	}
+}
+
+func TestWhatIsUnderWayAtCloseIsUnknown(t *testing.T) {
+	c := brokertest.Fake(t, kfake.NumBrokers(1))
+	topic := c.Topic("orders", 1)
+	p := c.Producer(c.Client())
+	produce(t, p, broker.AllReplicas, record(topic, "", "warm"))
+	asked, release := make(chan struct{}), make(chan struct{})
+	c.Fake.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		close(asked)
+		c.Fake.SleepControl(func() { <-release })
+		return nil, nil, false
+	})
+	answer := make(chan error, 1)
+	p.Produce(record(topic, "", "x"), broker.AllReplicas, func(_ event.Position, err error) { answer <- err })
+	<-asked
+	go p.Close()
+	err := <-answer
+	close(release)
+	expectReason(t, err, fault.OutcomeUnknown)
+}
+
+func TestAnUnknownServerErrorIsUnknown(t *testing.T) {
+	c := brokertest.Fake(t, kfake.NumBrokers(1))
+	topic := c.Topic("orders", 1)
+	p := c.Producer(c.Client())
+	produce(t, p, broker.AllReplicas, record(topic, "", "warm"))
+	c.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.UnknownServerError, Count: 1})
+	expectReason(t, produce(t, p, broker.AllReplicas, record(topic, "", "x"))[0].err, fault.OutcomeUnknown)
 }

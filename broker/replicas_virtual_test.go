@@ -49,10 +49,36 @@ func TestATopicWithoutReplicasDoesNotStopOtherTopics(t *testing.T) {
 		}
 		time.Sleep(90 * time.Second)
 		for range half {
-			expectReason(t, (<-given).err, fault.OutcomeUnknown, bad)
+			expectReason(t, (<-given).err, fault.BrokerUnavailable, bad, "nothing is stored")
+		}
+		if n := len(c.Read(bad)); n != 1 {
+			t.Errorf("%d are stored, want the first one", n)
 		}
 		if _, bytes := p.Buffered(); bytes != 0 {
 			t.Errorf("%d bytes are still held for a topic that was given up", bytes)
+		}
+		p.Close()
+	})
+}
+
+// A caller who waits longer than a minute gets what it waits for.
+func TestALongWaitIsHonoured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := brokertest.Virtual(t)
+		topic := c.Topic("orders", 1)
+		p := c.Producer(c.Client())
+		produce(t, p, broker.AllReplicas, record(topic, "", "warm"))
+		stuck := c.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, TopicID: c.Fake.TopicInfo(topic).TopicID, Err: kerr.NotEnoughReplicas, Count: -1})
+		send := func(wait time.Duration) chan error {
+			answer := make(chan error, 1)
+			p.ProduceAll([]*event.Record{record(topic, "k", "x")}, broker.How{Wait: wait}, func(_ int, _ event.Position, err error) { answer <- err })
+			return answer
+		}
+		long := send(200 * time.Second)
+		time.Sleep(3 * time.Minute)
+		stuck.Remove()
+		if err := <-long; err != nil {
+			t.Errorf("the replicas were back after three minutes: %v", err)
 		}
 		p.Close()
 	})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -26,7 +25,7 @@ import (
 // There are a few transactors, each with a transactional id of its own, and a
 // request goes to the one of its first record's topic: requests to one topic are
 // stored in the order they came, and a topic that Kafka does not take holds back
-// few others.
+// few others. Topics of another compression have transactors of their own.
 const (
 	transactorCount = 4
 	// transactionTimeout is when Kafka aborts a transaction whose gateway died. Readers
@@ -42,12 +41,13 @@ const (
 )
 
 type transactors struct {
-	producer *Producer
-	slots    [transactorCount]transactor
-	closing  chan struct{}
-	stop     sync.Once
-	working  sync.WaitGroup
-	waiting  tally // requests not answered
+	producer      *Producer
+	instance      string
+	byCompression map[Compression]*[transactorCount]transactor // guarded by the producer's mu
+	closing       chan struct{}
+	stop          sync.Once
+	working       sync.WaitGroup
+	waiting       tally // requests not answered
 }
 
 // tally counts, and tells when there is nothing left. Unlike a WaitGroup it may
@@ -90,64 +90,118 @@ func (t *tally) wait(ctx context.Context) error {
 }
 
 type transactor struct {
-	id      string
-	start   sync.Once
-	queue   chan *atomicRequest
-	client  *kgo.Client
-	pending []*atomicRequest // taken from the queue, for the next transaction
+	id          string
+	compression Compression
+	start       sync.Once
+	queue       chan *atomicRequest
+	client      *kgo.Client
+	pending     []*atomicRequest // taken from the queue, for the next transaction
 }
 
 // atomicRequest is records that are stored together or not at all.
 type atomicRequest struct {
 	ctx     context.Context // the caller's: a request whose caller left before its transaction began is not begun
 	records []*event.Record
-	size    int
+	shares  []share
 	done    func(i int, at event.Position, err error)
+	attempt *attempt // the last transaction it was part of
+}
 
+// attempt is what became of a request's records in one transaction.
+type attempt struct {
 	mu        sync.Mutex // promises are not all on one goroutine
 	positions []event.Position
 	failures  []error
+	answered  int
 	failed    bool
 }
 
-func newTransactors(p *Producer) *transactors {
-	t := &transactors{producer: p, closing: make(chan struct{})}
-	instance := rand.Text()[:12]
-	for i := range t.slots {
-		t.slots[i].id = fmt.Sprintf("%s-%s-%d", p.client.options.TransactionalIDPrefix, instance, i)
-		t.slots[i].queue = make(chan *atomicRequest, transactionQueue)
+func (a *attempt) answer(i int, at event.Position, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answered++
+	if a.failures[i] != nil {
+		return // stuck, and aborted since
 	}
-	return t
+	a.positions[i] = at
+	if err != nil {
+		a.failures[i], a.failed = err, true
+	}
+}
+
+// verdict is taken when all promises are kept, or will be kept in vain.
+func (a *attempt) verdict() (answered int, failed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.answered, a.failed
+}
+
+// stuck fails every record that Kafka has not answered.
+func (a *attempt) stuck() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed = true
+	for i := range a.failures {
+		if a.failures[i] == nil && a.positions[i].Topic == "" {
+			a.failures[i] = fault.New(fault.BrokerUnavailable, "Kafka did not take the event within %s: the transaction is aborted, nothing is stored", transactionWork)
+		}
+	}
+}
+
+func newTransactors(p *Producer) *transactors {
+	return &transactors{
+		producer: p, instance: rand.Text()[:12], byCompression: map[Compression]*[transactorCount]transactor{}, closing: make(chan struct{}),
+	}
 }
 
 // ProduceAtomic stores all of records in one transaction, or none, and calls
 // done once for each. A failed record has its own reason, the others
 // ATOMIC_ABORTED; when the commit's answer is lost all are OUTCOME_UNKNOWN.
-func (p *Producer) ProduceAtomic(ctx context.Context, records []*event.Record, done func(i int, at event.Position, err error)) {
+// compression is that of all of them: a transaction is one client's.
+func (p *Producer) ProduceAtomic(ctx context.Context, records []*event.Record, compression Compression, done func(i int, at event.Position, err error)) {
 	r := &atomicRequest{ctx: ctx, records: records, done: done}
-	for _, record := range records {
-		r.size += record.Size() + recordOverhead
-	}
-	if err := p.reserve(r.size, nil); err != nil {
+	var err error
+	if r.shares, err = p.reserveAll(records); err != nil {
 		r.answerAll(err)
 		return
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(records[0].Topic)) // never fails
-	slot := &p.atomics.slots[h.Sum32()%transactorCount]
-	err := p.atomics.enqueue(slot, r)
-	if err != nil {
-		p.free(r.size, nil)
+	if err := p.atomics.enqueue(compression, int(h.Sum32()%transactorCount), r); err != nil {
+		p.freeAll(r.shares)
 		r.answerAll(err)
 	}
 }
 
-func (t *transactors) enqueue(slot *transactor, r *atomicRequest) error {
+// slots finds or makes the transactors of a compression. The caller has the producer's lock.
+func (t *transactors) slots(compression Compression) *[transactorCount]transactor {
+	if compression == "none" {
+		compression = ""
+	}
+	if slots := t.byCompression[compression]; slots != nil {
+		return slots
+	}
+	name := t.producer.client.options.TransactionalIDPrefix + "-" + t.instance
+	if compression != "" {
+		name += "-" + string(compression)
+	}
+	slots := &[transactorCount]transactor{}
+	for i := range slots {
+		slots[i].id = fmt.Sprintf("%s-%d", name, i)
+		slots[i].compression = compression
+		slots[i].queue = make(chan *atomicRequest, transactionQueue)
+	}
+	t.byCompression[compression] = slots
+	return slots
+}
+
+func (t *transactors) enqueue(compression Compression, index int, r *atomicRequest) error {
 	t.producer.mu.Lock()
 	defer t.producer.mu.Unlock()
 	if t.producer.closed {
-		return fault.New(fault.ShuttingDown, "the gateway is stopping")
+		return shuttingDown()
 	}
+	slot := &t.slots(compression)[index]
 	slot.start.Do(func() { t.working.Go(func() { t.run(slot) }) })
 	t.waiting.add()
 	select {
@@ -194,7 +248,7 @@ func (t *transactors) refuse(slot *transactor) {
 	for {
 		select {
 		case r := <-slot.queue:
-			t.answer(r, fault.New(fault.ShuttingDown, "the gateway is stopping; nothing was stored"))
+			t.answer(r, shuttingDown())
 		default:
 			return
 		}
@@ -230,7 +284,7 @@ func (t *transactors) gather(slot *transactor) []*atomicRequest {
 
 // answer ends a request that was not stored as a whole.
 func (t *transactors) answer(r *atomicRequest, err error) {
-	t.producer.free(r.size, nil)
+	t.producer.freeAll(r.shares)
 	r.answerAll(err)
 	t.waiting.done()
 }
@@ -251,34 +305,39 @@ func (t *transactors) turn(slot *transactor, together []*atomicRequest) {
 			}
 			return
 		}
-		var again []*atomicRequest
-		failed := false
+		var again, failed []*atomicRequest
 		for _, r := range together {
-			failed = failed || r.failed
-		}
-		for _, r := range together {
-			switch {
-			case r.failed:
-				t.answerFailed(r)
-			case failed:
+			if _, bad := r.attempt.verdict(); bad {
+				failed = append(failed, r)
+			} else {
 				again = append(again, r)
-			default:
-				t.producer.free(r.size, nil)
-				for i, at := range r.positions {
+			}
+		}
+		for _, r := range failed {
+			t.answerFailed(r)
+		}
+		if len(failed) == 0 {
+			for _, r := range together {
+				t.producer.freeAll(r.shares)
+				for i, at := range r.attempt.positions {
 					r.done(i, at, nil)
 				}
 				t.waiting.done()
 			}
+			return
 		}
 		together = again
 	}
 }
 
 func (t *transactors) answerFailed(r *atomicRequest) {
-	t.producer.free(r.size, nil)
-	for i, err := range r.failures {
-		if err == nil {
+	t.producer.freeAll(r.shares)
+	for i, err := range r.attempt.failures {
+		switch {
+		case err == nil:
 			err = Aborted()
+		case fault.Is(err, fault.UnknownTopic):
+			t.producer.strays.met(t.producer, r.records[i].Topic)
 		}
 		r.done(i, event.Position{}, err)
 	}
@@ -298,27 +357,33 @@ func (t *transactors) transact(slot *transactor, together []*atomicRequest) erro
 	if err := t.begin(ctx, slot); err != nil {
 		return err
 	}
-	var failed atomic.Bool
 	for _, r := range together {
-		r.positions, r.failures, r.failed = make([]event.Position, len(r.records)), make([]error, len(r.records)), false
+		a := &attempt{positions: make([]event.Position, len(r.records)), failures: make([]error, len(r.records))}
+		r.attempt = a
 		for i, record := range r.records {
 			f := &flight{Context: context.Background(), group: &group{producer: t.producer}, index: i}
 			fillRecord(&f.record, record)
 			f.record.Context = f
 			slot.client.TryProduce(f, &f.record, func(k *kgo.Record, err error) {
-				r.mu.Lock()
-				defer r.mu.Unlock()
 				if err != nil {
-					failed.Store(true)
-					r.failed, r.failures[i] = true, notStored(t.producer.produceFault(err, f))
+					a.answer(i, event.Position{}, notStored(t.producer.produceFault(err, f)))
 					return
 				}
-				r.positions[i] = event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}
+				a.answer(i, event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}, nil)
 			})
 		}
 	}
 	flushErr := slot.client.Flush(ctx)
-	if flushErr == nil && !failed.Load() {
+	failed := false
+	var stuck []*attempt
+	for _, r := range together {
+		answered, bad := r.attempt.verdict()
+		failed = failed || bad
+		if answered < len(r.records) {
+			stuck = append(stuck, r.attempt)
+		}
+	}
+	if flushErr == nil && !failed {
 		err := slot.client.EndTransaction(ctx, kgo.TryCommit)
 		switch {
 		case err == nil:
@@ -333,11 +398,30 @@ func (t *transactors) transact(slot *transactor, together []*atomicRequest) erro
 		t.abort(slot)
 		return fault.New(fault.OutcomeUnknown, "Kafka's answer to the commit was lost: the events may or may not be stored, all or none (%w)", err)
 	}
+	for _, a := range stuck { // before the abort answers them in its own words
+		a.stuck()
+	}
 	t.abort(slot)
-	if flushErr != nil {
+	t.forget(slot, together)
+	if flushErr != nil && len(stuck) == 0 {
 		return fault.New(fault.BrokerUnavailable, "Kafka did not take the events of the transaction within %s: it is aborted, nothing is stored", transactionWork)
 	}
 	return nil
+}
+
+// forget takes topics that do not exist out of the transactor's client (see strays).
+func (t *transactors) forget(slot *transactor, together []*atomicRequest) {
+	var topics []string
+	for _, r := range together {
+		for i, err := range r.attempt.failures {
+			if fault.Is(err, fault.UnknownTopic) {
+				topics = append(topics, r.records[i].Topic)
+			}
+		}
+	}
+	if slot.client != nil {
+		slot.client.PurgeTopicsFromProducing(topics...)
+	}
 }
 
 // notStored turns an unknown outcome of a record into a known one: a record of a
@@ -389,7 +473,7 @@ func (t *transactors) begin(ctx context.Context, slot *transactor) error {
 }
 
 func (t *transactors) connect(slot *transactor) (*kgo.Client, error) {
-	options := append(t.producer.client.produceOptions(""),
+	options := append(t.producer.produceOptions(slot.compression),
 		kgo.TransactionalID(slot.id), kgo.TransactionTimeout(transactionTimeout),
 		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), &gates{}}))
 	client, err := kgo.NewClient(options...)

@@ -22,7 +22,7 @@ func atomically(t *testing.T, ctx context.Context, p *broker.Producer, records .
 	all := make([]answered, len(records))
 	var wait sync.WaitGroup
 	wait.Add(len(records))
-	p.ProduceAtomic(ctx, records, func(i int, at event.Position, err error) {
+	p.ProduceAtomic(ctx, records, "", func(i int, at event.Position, err error) {
 		all[i] = answered{at, err}
 		wait.Done()
 	})

@@ -154,6 +154,9 @@ func (e *Event) setAttribute(field, name, value string) error {
 		if err != nil {
 			return invalid(field, "%q is not an RFC 3339 time such as 2026-01-31T10:00:00Z", value)
 		}
+		if t.IsZero() {
+			return invalid(field, "the first moment of the year 1 stands for no time here: leave it out, or send another")
+		}
 		e.Time = t
 		return nil
 	default:
@@ -298,6 +301,49 @@ func (e *Event) ApplyHTTPHeaders(h HTTPHeaders) error {
 			e.Headers = append(e.Headers, Header{strings.ToLower(name[len(HTTPHeaderPrefix):]), []byte(v)})
 		}
 	}
+	for _, v := range h[httpHeaderBase64] {
+		for one := range strings.SplitSeq(v, ",") {
+			header, err := decodeHeaderPair(strings.TrimSpace(one))
+			if err != nil {
+				return err
+			}
+			e.Headers = append(e.Headers, header)
+		}
+	}
+	return nil
+}
+
+// decodeHeaderPair reads a record header as SetHTTPBinary writes those that HTTP
+// cannot carry: name and value in base64 with a colon between; without the colon
+// the value is null.
+func decodeHeaderPair(pair string) (Header, error) {
+	name, value, has := strings.Cut(pair, ":")
+	n, err := base64.StdEncoding.DecodeString(name)
+	if err != nil {
+		return Header{}, invalid(httpHeaderBase64, "%q is not base64 of a name", name)
+	}
+	h := Header{Name: string(n)}
+	if has {
+		if h.Value, err = base64.StdEncoding.DecodeString(value); err != nil {
+			return Header{}, invalid(httpHeaderBase64, "the value of %q is not base64", n)
+		}
+	}
+	return h, nil
+}
+
+// RefuseHTTPHeaders refuses the headers that speak of one event, on a request
+// of several: each of those says it for itself.
+func RefuseHTTPHeaders(h HTTPHeaders) error {
+	for name := range h {
+		switch name {
+		case HTTPKey, HTTPKeyBase64, HTTPPartition, HTTPTimestamp, httpHeaderBase64:
+		default:
+			if len(name) <= len(HTTPHeaderPrefix) || !strings.HasPrefix(name, HTTPHeaderPrefix) {
+				continue
+			}
+		}
+		return invalid(name, "the header speaks of one event, and this request carries several: say it in each of them")
+	}
 	return nil
 }
 
@@ -342,7 +388,8 @@ func DedupeKeyOf(h HTTPHeaders) (string, error) {
 // and Postern- headers for what CloudEvents has no word for. Whatever bytes a
 // record has, the request stays well-formed: a key that is not plain text goes
 // as base64, a record header whose name or value HTTP cannot carry goes as
-// Postern-Header-Base64: <base64 of the name>=<base64 of the value>.
+// Postern-Headers-Base64: <base64 of the name>:<base64 of the value>, the name
+// alone for a null value; ApplyHTTPHeaders reads it back.
 func (e *Event) SetHTTPBinary(h HTTPHeaders) {
 	if e.ContentType != "" && headerSafe(e.ContentType) {
 		h["Content-Type"] = []string{e.ContentType}
@@ -384,8 +431,11 @@ func (e *Event) SetHTTPBinary(h HTTPHeaders) {
 			h[name] = append(h[name], string(x.Value))
 			continue
 		}
-		h[httpHeaderBase64] = append(h[httpHeaderBase64],
-			base64.StdEncoding.EncodeToString([]byte(x.Name))+":"+base64.StdEncoding.EncodeToString(x.Value))
+		pair := base64.StdEncoding.EncodeToString([]byte(x.Name))
+		if x.Value != nil {
+			pair += ":" + base64.StdEncoding.EncodeToString(x.Value)
+		}
+		h[httpHeaderBase64] = append(h[httpHeaderBase64], pair)
 	}
 }
 

@@ -221,3 +221,28 @@ func TestTimestampsAndEmptyExtensionsSurviveTheWayThroughKafka(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Whatever a record header holds, it comes back from the HTTP header it goes as.
+func FuzzHeaderOverHTTPAndBack(f *testing.F) {
+	f.Add("a", []byte("1"), false)
+	f.Add("evil\r\nname", []byte{0, 0xff}, false)
+	f.Add("", []byte{}, true)
+	f.Fuzz(func(t *testing.T, name string, value []byte, null bool) {
+		if len(name)+len(value) > maxHTTPHeaderBytes {
+			t.Skip("too large to go")
+		}
+		want := Header{Name: name, Value: append([]byte{}, value...)}
+		if null {
+			want.Value = nil
+		}
+		h := HTTPHeaders{}
+		(&Event{Headers: []Header{want}}).SetHTTPBinary(h)
+		var got Event
+		if err := got.ApplyHTTPHeaders(h); err != nil {
+			t.Fatalf("%v: %v", h, err)
+		}
+		if len(got.Headers) != 1 || got.Headers[0].Name != want.Name || !bytes.Equal(got.Headers[0].Value, want.Value) || (got.Headers[0].Value == nil) != null {
+			t.Errorf("%q went as %v and came back as %q", want, h, got.Headers)
+		}
+	})
+}

@@ -11,7 +11,10 @@ import (
 // FromNDJSON reads one line: a CloudEvent if it has specversion, else a record:
 //
 //	{"key": "text" | "key_base64": "...", "value": any | "value_base64": "...",
-//	 "headers": [["name", "value"], ...], "content_type": "...", "partition": 0, "timestamp": "RFC 3339"}
+//	 "headers": [["name", "value"], ...], "content_type": "...", "partition": 0, "timestamp": "RFC 3339", "topic": "..."}
+//
+// The topic is where the event goes, by default the request's; beside an offset it
+// is where a tail found it, and says nothing.
 //
 // A value that is a string stands for its text; any other JSON value stands
 // for its own text and makes the content type application/json. Without a
@@ -32,7 +35,7 @@ func FromNDJSON(line []byte) (Event, error) {
 		return FromStructuredJSON(line)
 	}
 	e := Event{Partition: AnyPartition}
-	keys, values := 0, 0
+	keys, values, tailed := 0, 0, false
 	err := members(line, func(name string, raw json.RawMessage) error {
 		field := "/" + name
 		if isNull(raw) && name != "value" {
@@ -82,10 +85,18 @@ func FromNDJSON(line []byte) (Event, error) {
 			if err != nil {
 				return malformed(field, "not an RFC 3339 time such as \"2026-01-31T10:00:00Z\"")
 			}
-		case "topic", "offset":
-			// As a tail prints them: where the record was, not where it goes.
+		case "topic":
+			text, err := jsonText(raw)
+			if err != nil {
+				return malformed(field, "%v", err)
+			}
+			if e.Topic, err = ParseTopic(text); err != nil {
+				return malformed(field, "%v", err)
+			}
+		case "offset":
+			tailed = true
 		default:
-			return malformed(field, "unknown member: a record has key, key_base64, value, value_base64, headers, content_type, partition, timestamp; a CloudEvent has specversion")
+			return malformed(field, "unknown member: a record has key, key_base64, value, value_base64, headers, content_type, partition, timestamp, topic; a CloudEvent has specversion")
 		}
 		return nil
 	})
@@ -96,6 +107,9 @@ func FromNDJSON(line []byte) (Event, error) {
 		return e, malformed("/key", "key and key_base64 exclude each other")
 	case values > 1:
 		return e, malformed("/value", "value and value_base64 exclude each other")
+	}
+	if tailed {
+		e.Topic = ""
 	}
 	return e, nil
 }

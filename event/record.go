@@ -217,7 +217,7 @@ func (r *Record) carriesCloudEvent() bool {
 				return false
 			}
 		case "time":
-			if _, err := time.Parse(time.RFC3339Nano, string(h.Value)); err != nil {
+			if t, err := time.Parse(time.RFC3339Nano, string(h.Value)); err != nil || t.IsZero() { // zero stands for none
 				return false
 			}
 		default:

@@ -80,6 +80,45 @@ func TestSpecification(t *testing.T) {
 			_, err := binary(t, "ce-data", "x")
 			refused(t, err, "ce-data")
 		}},
+		{"spec, source and dataschema: a URI-reference and a URI", func(t *testing.T) {
+			for _, bad := range []string{"a b", "<s>", "/%zz", "a\\b", "{s}", "/%4"} {
+				_, err := structured(t, `,"dataschema":"https://example.com/s"`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e := Event{ID: "1", Source: bad, Type: "t"}
+				refused(t, e.Validate(), "source")
+				e = Event{ID: "1", Source: "/s", Type: "t", DataSchema: "https://example.com/" + bad}
+				refused(t, e.Validate(), "dataschema")
+			}
+			for _, good := range []string{"/s", "https://example.com/a?b=c#d", "urn:uuid:6e8bc430-9c3a-11d9-9669-0800200c9a66", "mailto:a@b.example", "//h/p", "a%20b", "1-555-123-4567"} {
+				if err := (&Event{ID: "1", Source: good, Type: "t"}).Validate(); err != nil {
+					t.Errorf("%s: %v", good, err)
+				}
+			}
+		}},
+		{"spec, time: the first moment of year 1 is not taken for none", func(t *testing.T) {
+			_, err := binary(t, "ce-time", "0001-01-01T00:00:00Z")
+			refused(t, err, "ce-time")
+			_, err = structured(t, `,"time":"0001-01-01T00:00:00Z"`)
+			refused(t, err, "time")
+			r := Record{Headers: []Header{{"ce_specversion", []byte("1.0")}, {"ce_id", []byte("1")}, {"ce_source", []byte("/s")}, {"ce_type", []byte("t")}, {"ce_time", []byte("0001-01-01T00:00:00Z")}}}
+			if e := r.Event(); len(e.Headers) != 5 {
+				t.Errorf("a record that has it loses it: %v", e)
+			}
+		}},
+		{"kafka binding, section 3.2: attributes are written once, from attributes", func(t *testing.T) {
+			for _, name := range []string{"ce_type", "ce_", "content-type"} {
+				e := Event{ID: "1", Source: "/s", Type: "t", Headers: []Header{{name, []byte("x")}}}
+				refused(t, e.Validate(), "headers")
+			}
+			e := Event{ContentType: "text/plain", Headers: []Header{{"content-type", []byte("x")}}}
+			refused(t, e.Validate(), "headers")
+			e = Event{Headers: []Header{{"content-type", []byte("x")}, {"ce_part", []byte("y")}}} // a record as Kafka has it
+			if err := e.Validate(); err != nil {
+				t.Error(err)
+			}
+		}},
 		{"spec, type system: every type goes to and from its canonical string", func(t *testing.T) {
 			e, err := structured(t, `,"b":true,"i":-2147483648,"s":"\u00e9","bin":"AP8=","uri":"https://example.com/a","ref":"../a","at":"2026-01-31T10:00:00Z"`)
 			if err != nil {

@@ -42,7 +42,10 @@ func (e *Event) Validate() error {
 		return invalid("content_type", "control characters are not allowed")
 	}
 	if e.Subject == "" && e.ID == "" && e.Source == "" && e.Type == "" && e.DataSchema == "" && e.Time.IsZero() && len(e.Extensions) == 0 {
-		return nil
+		if e.ContentType == "" {
+			return nil
+		}
+		return e.refuseHeaders(false)
 	}
 	if err := e.RequireCloudEvent(); err != nil {
 		return err
@@ -57,11 +60,14 @@ func (e *Event) Validate() error {
 	if e.ContentType != "" && !validMediaType(e.ContentType) {
 		return invalid("datacontenttype", "%q is not a media type such as application/json", e.ContentType)
 	}
-	if _, err := url.Parse(e.Source); err != nil {
+	if err := e.refuseHeaders(true); err != nil {
+		return err
+	}
+	if !isURIReference(e.Source) {
 		return invalid("source", "%q is not a URI reference", e.Source)
 	}
 	if e.DataSchema != "" {
-		if u, err := url.Parse(e.DataSchema); err != nil || !u.IsAbs() {
+		if u, err := url.Parse(e.DataSchema); err != nil || !u.IsAbs() || !isURIReference(e.DataSchema) {
 			return invalid("dataschema", "%q is not an absolute URI", e.DataSchema)
 		}
 	}
@@ -82,6 +88,39 @@ func (e *Event) Validate() error {
 		}
 	}
 	return nil
+}
+
+// refuseHeaders refuses record headers whose names are an attribute's, or the
+// content type's: beside the attribute itself a reader would see two, or one that
+// the attribute's rules were never applied to.
+func (e *Event) refuseHeaders(cloudEvent bool) error {
+	for i := range e.Headers {
+		name := e.Headers[i].Name
+		if name == HeaderContentType || cloudEvent && strings.HasPrefix(name, kafkaAttributePrefix) {
+			return invalid("headers", "%q is how Kafka's readers find an attribute or the content type: send it as that and not as a header", name)
+		}
+	}
+	return nil
+}
+
+// isURIReference checks a URI-reference (RFC 3986): the characters that may not
+// stand in one, and what Go's parser finds. Letters beyond ASCII pass, as an IRI's:
+// refusing them would refuse what the official SDKs send.
+func isURIReference(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c <= ' ', c == 0x7f, strings.IndexByte("\"<>\\^`{|}", c) >= 0:
+			return false
+		case c == '%' && (i+2 >= len(s) || !isHex(s[i+1]) || !isHex(s[i+2])):
+			return false
+		}
+	}
+	_, err := url.Parse(s)
+	return err == nil
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
 // RequireCloudEvent checks that e has the attributes that CloudEvents 1.0,

@@ -42,6 +42,7 @@ const (
 	UnknownPartition     Reason = "UNKNOWN_PARTITION"
 	EventTooLarge        Reason = "EVENT_TOO_LARGE"
 	BodyTooLarge         Reason = "BODY_TOO_LARGE"
+	BodyTimeout          Reason = "BODY_TIMEOUT"
 	HeadersTooLarge      Reason = "HEADERS_TOO_LARGE"
 	UnsupportedMediaType Reason = "UNSUPPORTED_MEDIA_TYPE"
 	UnsupportedEncoding  Reason = "UNSUPPORTED_ENCODING"
@@ -124,6 +125,7 @@ var Reasons = []Entry{
 	{Undecodable, KindPrecondition, "The event's bytes cannot be read by their schema.", "Read the topic without a view; see the dead letter for its bytes."},
 	{EventTooLarge, KindTooLarge, "The event is larger than the topic or the gateway allows.", "Send less, or a reference to the data."},
 	{BodyTooLarge, KindTooLarge, "The request body is larger than the gateway allows.", "Split the batch."},
+	{BodyTimeout, KindDeadline, "The request's body did not come in time; nothing was stored.", "Send it faster, or in smaller requests."},
 	{HeadersTooLarge, KindTooLarge, "The request's headers are larger than the gateway allows.", "Send large record headers by gRPC or NDJSON."},
 	{UnsupportedMediaType, KindUnsupported, "The Content-Type is not one this route reads.", "Use one of those the message names."},
 	{UnsupportedEncoding, KindUnsupported, "The Content-Encoding is not one this route reads.", "Send the body unencoded."},

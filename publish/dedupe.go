@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 )
@@ -15,8 +17,9 @@ import (
 // sent again joins the first or is told its position.
 //
 // It is this gateway's memory: bounded in age and bytes, lost with the process,
-// and not shared with other instances. A key is forgotten when its event was
-// surely not stored, so that the next try is a first one.
+// and not shared with other instances. A key is forgotten when its event was not
+// stored, so that the next try is a first one; and also when Kafka's answer was
+// lost for good (the record's life is over), so that a try after that may store it twice.
 type window struct {
 	age   time.Duration
 	bytes int
@@ -27,6 +30,7 @@ type window struct {
 	first   *entry // the oldest of those that are answered
 	last    *entry
 	waiting int // entries without an answer yet
+	joiners int // events that wait for a first one
 }
 
 // digest stands for a key, or for an event's content: 128 bits of SHA-256, so
@@ -39,10 +43,19 @@ type entry struct {
 	at           event.Position
 	until        time.Time
 	next         *entry
-	joined       []func(Receipt)
+	joined       []joiner
 }
 
-// entryBytes is what one remembered key costs, the map's share included.
+// joiner is an event that waits for the first one under its key.
+type joiner struct {
+	request waiter
+	index   int
+}
+
+// waiter takes the answers of its events; Pending is one.
+type waiter interface{ answer(i int, r Receipt) }
+
+// entryBytes is what one remembered key costs, the map's share included, and what one that joins costs.
 const entryBytes = 256
 
 func newWindow(age time.Duration, bytes int, forgotten func(int)) *window {
@@ -60,8 +73,8 @@ const (
 	isFull                // no room to remember another
 )
 
-// claim says what an event under key is. answer is kept only when it joined.
-func (w *window) claim(key, content digest, now time.Time, answer func(Receipt)) (claim, Receipt) {
+// claim says what an event under key is. who is kept only when it joined.
+func (w *window) claim(key, content digest, now time.Time, who joiner) (claim, Receipt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.expire(now)
@@ -72,23 +85,58 @@ func (w *window) claim(key, content digest, now time.Time, answer func(Receipt))
 		case e.answered:
 			return isKnown, Receipt{Position: e.at, Duplicate: true}
 		}
-		e.joined = append(e.joined, answer)
+		if !w.makeRoom() {
+			return isFull, Receipt{}
+		}
+		e.joined = append(e.joined, who)
+		w.joiners++
 		return isJoined, Receipt{}
 	}
+	if !w.makeRoom() {
+		return isFull, Receipt{}
+	}
+	w.entries[key] = &entry{key: key, content: content}
+	w.waiting++
+	return isFirst, Receipt{}
+}
+
+// makeRoom forgets the oldest until one more fits, and reports whether it does.
+func (w *window) makeRoom() bool {
 	forgotten := 0
-	for (len(w.entries)+1)*entryBytes > w.bytes && w.first != nil {
+	full := func() bool { return (len(w.entries)+w.joiners+1)*entryBytes > w.bytes }
+	for full() && w.first != nil {
 		w.drop()
 		forgotten++
 	}
 	if forgotten > 0 {
 		w.wake(forgotten)
 	}
-	if (len(w.entries)+1)*entryBytes > w.bytes {
-		return isFull, Receipt{}
+	return !full()
+}
+
+// peek says what an event under key would be, and changes nothing.
+func (w *window) peek(key, content digest, now time.Time) claim {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.expire(now)
+	switch e := w.entries[key]; {
+	case e == nil:
+		return isFirst
+	case e.content != content:
+		return isOther
 	}
-	w.entries[key] = &entry{key: key, content: content}
-	w.waiting++
-	return isFirst, Receipt{}
+	return isKnown
+}
+
+// leave ends the wait of one that joined.
+func (w *window) leave(key digest, who joiner) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e := w.entries[key]; e != nil {
+		before := len(e.joined)
+		e.joined = slices.DeleteFunc(e.joined, func(j joiner) bool { return j == who })
+		w.joiners -= before - len(e.joined)
+	}
 }
 
 // settle takes the answer of the first, and gives it to those that joined.
@@ -97,6 +145,7 @@ func (w *window) settle(key digest, r Receipt, now time.Time) {
 	e := w.entries[key]
 	joined := e.joined
 	e.joined = nil
+	w.joiners -= len(joined)
 	w.waiting--
 	if r.Err != nil {
 		delete(w.entries, key)
@@ -110,8 +159,8 @@ func (w *window) settle(key digest, r Receipt, now time.Time) {
 		w.last = e
 	}
 	w.mu.Unlock()
-	for _, answer := range joined {
-		answer(Receipt{Position: r.Position, Err: r.Err, Duplicate: r.Err == nil})
+	for _, j := range joined {
+		j.request.answer(j.index, Receipt{Position: r.Position, Err: r.Err, Duplicate: r.Err == nil})
 	}
 }
 
@@ -135,7 +184,7 @@ func (w *window) drop() {
 func (w *window) size() (entries, bytes int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.entries), len(w.entries) * entryBytes
+	return len(w.entries), (len(w.entries) + w.joiners) * entryBytes
 }
 
 // keyDigest names an event: by caller, topic and key, or source and id for a key.
@@ -149,9 +198,10 @@ func keyDigest(who, topic string, key ...string) digest {
 	return digest(h.Sum(nil)[:16])
 }
 
-// contentDigest stands for what a record says. Trace headers are left out: a
-// retry has its own trace.
-func contentDigest(r *event.Record) digest {
+// contentDigest stands for what a record says, and how surely it is to be stored:
+// who asks for more than the first did must not be told that it has it. Trace
+// headers are left out: a retry has its own trace.
+func contentDigest(r *event.Record, durability broker.Durability) digest {
 	h := sha256.New()
 	put(h, r.Key)
 	put(h, r.Value)
@@ -162,7 +212,8 @@ func contentDigest(r *event.Record) digest {
 		put(h, []byte(x.Name))
 		put(h, x.Value)
 	}
-	var fixed [13]byte
+	var fixed [14]byte
+	fixed[13] = byte(durability)
 	binary.BigEndian.PutUint32(fixed[:], uint32(r.Partition))
 	if !r.Timestamp.IsZero() {
 		binary.BigEndian.PutUint64(fixed[4:], uint64(r.Timestamp.UnixMilli()))

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 )
@@ -17,8 +18,15 @@ func testWindow(age time.Duration, bytes int) (*window, *int) {
 
 func position(offset int64) event.Position { return event.Position{Topic: "t", Offset: offset} }
 
-func never(t *testing.T) func(Receipt) {
-	return func(r Receipt) { t.Errorf("an answer came that nobody waits for: %v", r) }
+// told takes what a joined event is told.
+type told struct{ take func(Receipt) }
+
+func (to *told) answer(_ int, r Receipt) { to.take(r) }
+
+func joining(take func(Receipt)) joiner { return joiner{&told{take}, 0} }
+
+func never(t *testing.T) joiner {
+	return joining(func(r Receipt) { t.Errorf("an answer came that nobody waits for: %v", r) })
 }
 
 func TestAKeyIsFirstThenJoinedThenKnownThenForgotten(t *testing.T) {
@@ -29,7 +37,7 @@ func TestAKeyIsFirstThenJoinedThenKnownThenForgotten(t *testing.T) {
 		t.Fatalf("a new key is %d", found)
 	}
 	var joined []Receipt
-	if found, _ := w.claim(key, content, now, func(r Receipt) { joined = append(joined, r) }); found != isJoined {
+	if found, _ := w.claim(key, content, now, joining(func(r Receipt) { joined = append(joined, r) })); found != isJoined {
 		t.Fatalf("while the first is under way it is %d", found)
 	}
 	if found, _ := w.claim(key, other, now, never(t)); found != isOther {
@@ -56,7 +64,7 @@ func TestAKeyWhoseEventWasNotStoredMayBeTriedAgain(t *testing.T) {
 	key := keyDigest("me", "t", "k")
 	w.claim(key, digest{1}, now, never(t))
 	var joined []Receipt
-	w.claim(key, digest{1}, now, func(r Receipt) { joined = append(joined, r) })
+	w.claim(key, digest{1}, now, joining(func(r Receipt) { joined = append(joined, r) }))
 	failure := fault.New(fault.BrokerUnavailable, "gone")
 	w.settle(key, Receipt{Err: failure}, now)
 	if len(joined) != 1 || !fault.Is(joined[0].Err, fault.BrokerUnavailable) || joined[0].Duplicate {
@@ -119,7 +127,7 @@ func TestKeysAndContentsOfDifferentPartsDiffer(t *testing.T) {
 		{Value: []byte("v"), Partition: -1, Headers: []event.Header{{Name: "ab", Value: []byte{}}}},
 		{Value: []byte("v"), Partition: -1, Headers: []event.Header{{Name: "ab"}}},
 	} {
-		d := contentDigest(&r)
+		d := contentDigest(&r, broker.AllReplicas)
 		if other, twice := contents[d]; twice {
 			t.Errorf("records %d and %d have one content", i, other)
 		}
@@ -127,8 +135,11 @@ func TestKeysAndContentsOfDifferentPartsDiffer(t *testing.T) {
 	}
 	traced := event.Record{Value: []byte("v"), Partition: -1, Headers: []event.Header{{Name: event.HeaderTraceParent, Value: []byte("00-1")}}}
 	plain := event.Record{Value: []byte("v"), Partition: -1}
-	if contentDigest(&traced) != contentDigest(&plain) {
+	if contentDigest(&traced, broker.Leader) != contentDigest(&plain, broker.Leader) {
 		t.Error("a retry with a trace of its own is another event")
+	}
+	if contentDigest(&plain, broker.Leader) == contentDigest(&plain, broker.AllReplicas) {
+		t.Error("who asks for all replicas is told of a write to the leader only")
 	}
 }
 
@@ -141,12 +152,12 @@ func TestAHundredAtOnceUnderOneKeyAreOneFirst(t *testing.T) {
 	for range 100 {
 		answered.Add(1)
 		all.Go(func() {
-			found, _ := w.claim(key, digest{}, time.Now(), func(r Receipt) {
+			found, _ := w.claim(key, digest{}, time.Now(), joining(func(r Receipt) {
 				if !r.Duplicate || r.Position.Offset != 3 {
 					t.Errorf("told %v", r)
 				}
 				answered.Done()
-			})
+			}))
 			if found != isJoined { // the first, or after it
 				answered.Done()
 			}
@@ -162,5 +173,39 @@ func TestAHundredAtOnceUnderOneKeyAreOneFirst(t *testing.T) {
 	answered.Wait()
 	if firsts != 1 {
 		t.Errorf("%d were first", firsts)
+	}
+}
+
+// Those who wait for a first one cost memory too, and give it back when they leave.
+func TestThoseWhoJoinAreBoundedAndMayLeave(t *testing.T) {
+	const room = 10
+	w, _ := testWindow(time.Hour, room*entryBytes)
+	now := time.Unix(1000, 0)
+	key := keyDigest("me", "t", "k")
+	w.claim(key, digest{}, now, never(t))
+	var joined []joiner
+	for range room - 1 {
+		j := never(t)
+		if found, _ := w.claim(key, digest{}, now, j); found != isJoined {
+			t.Fatalf("with room it is %d", found)
+		}
+		joined = append(joined, j)
+	}
+	if found, _ := w.claim(key, digest{}, now, never(t)); found != isFull {
+		t.Errorf("without room it is %d", found)
+	}
+	for _, j := range joined {
+		w.leave(key, j)
+	}
+	if _, bytes := w.size(); bytes != entryBytes {
+		t.Errorf("%d bytes are held when all have left, want %d", bytes, entryBytes)
+	}
+	told := false
+	if found, _ := w.claim(key, digest{}, now, joining(func(Receipt) { told = true })); found != isJoined {
+		t.Errorf("it is %d when others have left", found)
+	}
+	w.settle(key, Receipt{Position: position(1)}, now)
+	if !told {
+		t.Error("who stayed was not told")
 	}
 }

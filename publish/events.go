@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/postern-dev/postern/authz"
@@ -33,11 +31,16 @@ func (p *Publisher) Events(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	asked.topic = topic
-	wait, err := waitOf(r)
+	wait, err := wire.WaitOf(r.Header)
 	if err != nil {
 		return err
 	}
 	mode := event.DetectMode(r.Header)
+	if mode == event.NDJSON || mode == event.Batch || mode == event.BatchProto {
+		if err := event.RefuseHTTPHeaders(r.Header); err != nil {
+			return invalid(err)
+		}
+	}
 	if mode == event.NDJSON && !asked.atomic && acceptsLines(r) {
 		return p.lines(w, r, asked, wait)
 	}
@@ -47,7 +50,7 @@ func (p *Publisher) Events(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel = context.WithTimeout(ctx, wait)
 		defer cancel()
 	}
-	body, err := p.readBody(w, r)
+	body, err := p.readBody(r)
 	if err != nil {
 		return err
 	}
@@ -173,41 +176,6 @@ func itemsOfLines(body []byte) ([]event.Item, error) {
 		items = append(items, event.Item{Event: e, Err: err})
 	}
 	return items, lines.Err()
-}
-
-// waitOf reads how long the caller wants to wait: Grpc-Timeout as gRPC writes
-// it, or Prefer: wait= (RFC 7240, section 4.3) in seconds. 0: unsaid.
-func waitOf(r *http.Request) (time.Duration, error) {
-	if v := r.Header.Get("Grpc-Timeout"); v != "" {
-		d, ok := grpcTimeout(v)
-		if !ok {
-			return 0, fault.New(fault.InvalidHeader, "Grpc-Timeout %q is not digits and one of H M S m u n", v).Field("Grpc-Timeout", "unreadable")
-		}
-		return d, nil
-	}
-	for _, prefer := range r.Header["Prefer"] {
-		for one := range strings.SplitSeq(prefer, ",") {
-			if v, ok := strings.CutPrefix(strings.TrimSpace(one), "wait="); ok {
-				n, err := strconv.ParseUint(v, 10, 31)
-				if err != nil || n == 0 {
-					return 0, fault.New(fault.InvalidHeader, "Prefer: wait=%s is not a number of seconds", v).Field("Prefer", "unreadable")
-				}
-				return time.Duration(n) * time.Second, nil
-			}
-		}
-	}
-	return 0, nil
-}
-
-var timeoutUnits = map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}
-
-func grpcTimeout(v string) (time.Duration, bool) {
-	if len(v) < 2 || len(v) > 9 {
-		return 0, false
-	}
-	unit, ok := timeoutUnits[v[len(v)-1]]
-	n, err := strconv.ParseUint(v[:len(v)-1], 10, 32)
-	return time.Duration(n) * unit, ok && err == nil && n > 0
 }
 
 // one answers for a single event.

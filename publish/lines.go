@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/fault"
 )
 
 // Limits of a stream of lines.
@@ -50,11 +51,6 @@ func acceptsLines(r *http.Request) bool {
 func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait time.Duration) error {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // HTTP/2 is so by itself
-	source, err := decoded(w, r, r.Body)
-	if err != nil {
-		return err
-	}
-	defer source.Close() //nolint:errcheck // gives the decoder back
 	w.Header().Set("Content-Type", event.MediaNDJSON)
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // what is left of a body that ends early is not the next request
@@ -69,15 +65,21 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		defer close(groups)
-		l := &lineReader{publisher: p, asked: a, control: control, room: room, groups: groups, most: int(p.options.MaxBodyBytes)}
-		l.run(ctx, source)
+		l := &lineReader{publisher: p, asked: a, control: control, room: room, groups: groups, wait: wait, most: int(p.options.MaxBodyBytes)}
+		l.run(ctx, r.Body)
 	})
 	defer reader.Wait()
 	defer room.close()
 	defer cancel()
 	defer func() { _ = control.SetReadDeadline(time.Now()) }() // a reader that waits for a line stops
 
-	draining := p.draining
+	notice := &drainNotice{publisher: p, draining: p.draining, send: func(deadline time.Time) error {
+		b := deadline.UTC().AppendFormat([]byte(`{"drain":{"deadline":"`), time.RFC3339Nano)
+		if _, err := w.Write(append(b, "\"}}\n"...)); err != nil {
+			return err
+		}
+		return control.Flush()
+	}}
 	for {
 		var b []byte
 		select {
@@ -85,12 +87,16 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 			if !ok {
 				return nil
 			}
-			b = g.append(ctx, nil, wait)
+			var err error
+			if b, err = g.answer(ctx, notice, wait); err != nil {
+				return err
+			}
 			room.give(int64(len(g.items)), g.bytes)
-		case <-draining:
-			draining = nil
-			b = append(b, `{"drain":{"deadline":"`...)
-			b = append(p.drainTime().UTC().AppendFormat(b, time.RFC3339Nano), "\"}}\n"...)
+		case <-notice.draining:
+			if err := notice.give(); err != nil {
+				return err
+			}
+			continue
 		}
 		if _, err := w.Write(b); err != nil {
 			return err
@@ -113,22 +119,30 @@ type lineSet struct {
 	err     error // why the whole of it was refused
 }
 
+// answer is append within the caller's wait, and tells of a drain meanwhile.
+func (g *lineSet) answer(ctx context.Context, notice *drainNotice, wait time.Duration) ([]byte, error) {
+	if wait > 0 && g.pending != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, g.pending.began.Add(wait))
+		defer cancel()
+	}
+	if err := notice.whileWaiting(ctx, g.pending); err != nil {
+		return nil, err
+	}
+	return g.append(ctx, nil), nil
+}
+
 // append waits for the set's answers and writes a line for each.
-func (g *lineSet) append(ctx context.Context, b []byte, wait time.Duration) []byte {
+func (g *lineSet) append(ctx context.Context, b []byte) []byte {
 	results := make([]result, len(g.items))
 	for i := range g.items {
 		if err := g.items[i].Err; err != nil {
-			results[i].err = invalid(err)
+			results[i].err = invalidItem(err)
 		} else {
 			results[i].err = g.err
 		}
 	}
 	if g.pending != nil {
-		if wait > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, g.pending.began.Add(wait))
-			defer cancel()
-		}
 		for j, r := range g.pending.Wait(ctx) {
 			results[g.at[j]] = result{position: r.Position, duplicate: r.Duplicate, err: r.Err}
 		}
@@ -142,6 +156,15 @@ func (g *lineSet) append(ctx context.Context, b []byte, wait time.Duration) []by
 	return b
 }
 
+// invalidItem says what is wrong with a line, or with the body it stands in.
+func invalidItem(err error) error {
+	var known *fault.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	return invalid(err)
+}
+
 type lineReader struct {
 	publisher *Publisher
 	asked     asked
@@ -149,6 +172,7 @@ type lineReader struct {
 	room      *room
 	groups    chan<- *lineSet
 	most      int // bytes of a line
+	wait      time.Duration
 	count     int
 }
 
@@ -194,6 +218,8 @@ func (l *lineReader) line(in *bufio.Reader) ([]byte, error) {
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.As(err, new(*fault.Error)):
+			return nil, err
 		case err != nil && !errors.Is(err, io.EOF):
 			return nil, &event.InvalidError{Form: true, Field: "body", Message: "it broke off: " + err.Error()}
 		default:
@@ -224,6 +250,11 @@ func (l *lineReader) start(ctx context.Context, set *lineSet) bool {
 	case l.asked.validateOnly:
 		set.preview, set.err = l.publisher.Preview(ctx, l.asked.who, l.asked.request(events))
 	default:
+		if l.wait > 0 { // for the records' life
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, l.wait)
+			defer cancel()
+		}
 		set.pending, set.err = l.publisher.Start(ctx, l.asked.who, l.asked.request(events))
 	}
 	select {

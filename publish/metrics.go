@@ -85,12 +85,9 @@ func (m *metrics) attributes(topic string) *series {
 	return known
 }
 
-func (m *metrics) stored(topic string, n int64, took time.Duration) {
-	s := m.attributes(topic)
-	if n > 0 {
-		s.sent.Add(n)
-	}
-	m.duration.Record(context.Background(), took.Seconds(), s.record...)
+// took counts a request, under its first event's topic.
+func (m *metrics) took(s *series, d time.Duration) {
+	m.duration.Record(context.Background(), d.Seconds(), s.record...)
 }
 
 func (m *metrics) failed(topic string, reason fault.Reason) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
@@ -35,7 +36,11 @@ func (p *Publisher) Preview(ctx context.Context, who authz.Identity, request Req
 		e := &request.Events[i]
 		data := e.Data
 		record := &event.Record{}
-		r, err := p.record(ctx, record, e)
+		r, err := p.record(ctx, record, e, request.Atomic)
+		if name, ok := p.dedupeKey(who, e); ok && err == nil && !request.Atomic &&
+			p.window.peek(name, contentDigest(record, r.how(request.Durability).Durability), time.Now()) == isOther {
+			err = reused(e.Topic)
+		}
 		if err == nil {
 			err = p.place(ctx, record, counts)
 		}

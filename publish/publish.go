@@ -36,10 +36,13 @@ import (
 type Options struct {
 	// MaxWait bounds a caller's wait for Kafka when the caller gives no deadline. Default 30s.
 	MaxWait time.Duration `yaml:"max_wait"`
-	// MaxEventBytes bounds one event's key, value and headers. Default 1MiB.
+	// MaxEventBytes bounds one event's key, value and headers. Default 976KiB: what a topic of Kafka's defaults takes.
 	MaxEventBytes setting.Bytes `yaml:"max_event_bytes"`
 	// MaxBodyBytes bounds one HTTP request's body, after it is decompressed. Default 16MiB.
 	MaxBodyBytes setting.Bytes `yaml:"max_body_bytes"`
+	// BodyBuffer bounds the HTTP request bodies that are being read or answered, after they
+	// are decompressed; beyond it requests are refused, BUFFER_FULL. Default 64MiB.
+	BodyBuffer setting.Bytes `yaml:"body_buffer"`
 	// DedupeAge is how long a dedupe key is remembered. Default 5m.
 	DedupeAge time.Duration `yaml:"dedupe_age"`
 	// DedupeBytes bounds the memory for dedupe keys, 256 bytes each; the oldest are forgotten first. Default 16MiB.
@@ -63,6 +66,9 @@ func (o Options) WithDefaults() Options {
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 16 << 20
 	}
+	if o.BodyBuffer == 0 {
+		o.BodyBuffer = max(64<<20, o.MaxBodyBytes)
+	}
 	if o.DedupeAge == 0 {
 		o.DedupeAge = 5 * time.Minute
 	}
@@ -84,6 +90,9 @@ func (o Options) Validate() error {
 	if o.MaxBodyBytes < 0 {
 		faults.Add("max_body_bytes", "it cannot be negative")
 	}
+	if full := o.WithDefaults(); full.BodyBuffer < full.MaxBodyBytes {
+		faults.Add("body_buffer", "%s does not hold one body of max_body_bytes, %s", full.BodyBuffer, full.MaxBodyBytes)
+	}
 	if o.DedupeAge < 0 {
 		faults.Add("dedupe_age", "it cannot be negative")
 	}
@@ -98,7 +107,7 @@ type Producer interface {
 	// ProduceAll answers for each record that is not nil.
 	ProduceAll(records []*event.Record, how broker.How, done func(i int, at event.Position, err error))
 	// ProduceAtomic stores all of records or none.
-	ProduceAtomic(ctx context.Context, records []*event.Record, done func(i int, at event.Position, err error))
+	ProduceAtomic(ctx context.Context, records []*event.Record, compression broker.Compression, done func(i int, at event.Position, err error))
 }
 
 // Topics tells what Kafka knows; broker.Client does.
@@ -192,13 +201,14 @@ func (p *Publisher) Publish(ctx context.Context, who authz.Identity, request Req
 // Pending is a request whose events are with the producer.
 type Pending struct {
 	publisher *Publisher
-	topic     string
+	topic     string   // of all events, or of the first
+	topics    []string // of each; nil when they are all the same
 	began     time.Time
 	tracer    trace.Tracer
 	spans     []trace.Span // nil when none is recorded
-	keys      []digest     // of the events that this request is the first to publish; nil without any
-	first     []bool
-	one       struct { // memory for a request of one event
+	keys      []digest     // of the events with a dedupe key that are under way; nil without any
+	first     []bool       // whether this request is the first to publish it; else it waits for the first
+	one       struct {     // memory for a request of one event
 		receipt  [1]Receipt
 		answered [1]bool
 		slab     [1]event.Record
@@ -220,11 +230,19 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 		return nil, err
 	}
 	events := request.Events
-	w := &Pending{publisher: p, topic: request.Topic, began: time.Now(), done: make(chan struct{}), waiting: len(events)}
+	w := &Pending{publisher: p, topic: events[0].Topic, began: time.Now(), done: make(chan struct{}), waiting: len(events)}
 	slab, records := w.one.slab[:], w.one.records[:]
 	if w.receipts, w.answered = w.one.receipt[:], w.one.answered[:]; len(events) > 1 {
 		w.receipts, w.answered = make([]Receipt, len(events)), make([]bool, len(events))
 		slab, records = make([]event.Record, len(events)), make([]*event.Record, len(events))
+	}
+	for i := range events {
+		if events[i].Topic != w.topic && w.topics == nil {
+			w.topics = make([]string, len(events))
+			for j := range events {
+				w.topics[j] = events[j].Topic
+			}
+		}
 	}
 	switch parent := trace.SpanContextFromContext(ctx); {
 	case parent.IsSampled():
@@ -234,10 +252,7 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 	}
 	failed := false
 	for i := range events {
-		_, err := p.record(ctx, &slab[i], &events[i])
-		if err == nil && request.Atomic && events[i].DedupeKey != "" {
-			err = fault.New(fault.InvalidArgument, "an atomic request cannot be deduplicated: leave the dedupe key out").Field("dedupe_key", "not with atomic")
-		}
+		_, err := p.record(ctx, &slab[i], &events[i], request.Atomic)
 		if err != nil {
 			failed = true
 			w.answer(i, Receipt{Err: err})
@@ -250,8 +265,8 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 		return w, nil
 	}
 	for i, record := range records {
-		if record != nil && !p.claim(w, who, &events[i], i, record) {
-			records[i] = nil
+		if record != nil && !p.claim(w, who, &events[i], i, record, request.Durability) {
+			records[i], *record = nil, event.Record{} // it is not kept while the first one is waited for
 		}
 	}
 	for i, record := range records {
@@ -259,7 +274,11 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 			p.carryTrace(ctx, w, i, record)
 		}
 	}
-	p.produce(w, records, request.Durability)
+	wait := time.Duration(0)
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = deadline.Sub(w.began)
+	}
+	p.produce(w, records, request.Durability, wait)
 	return w, nil
 }
 
@@ -296,10 +315,13 @@ func (p *Publisher) admit(ctx context.Context, who authz.Identity, request *Requ
 }
 
 // record checks e and writes it as its topic's record.
-func (p *Publisher) record(ctx context.Context, to *event.Record, e *event.Event) (*rule, error) {
+func (p *Publisher) record(ctx context.Context, to *event.Record, e *event.Event, atomic bool) (*rule, error) {
 	r := p.rules.of(e.Topic)
 	if err := e.Validate(); err != nil {
 		return r, invalid(err)
+	}
+	if atomic && e.DedupeKey != "" {
+		return r, fault.New(fault.InvalidArgument, "an atomic request cannot be deduplicated: leave the dedupe key out").Field("dedupe_key", "not with atomic")
 	}
 	if err := r.admit(e.Topic, e); err != nil {
 		return r, err
@@ -310,30 +332,36 @@ func (p *Publisher) record(ctx context.Context, to *event.Record, e *event.Event
 	return r, r.record(to, e.Topic, e)
 }
 
-// claim looks an event with a dedupe key up, and reports whether it is to be
-// produced: else its receipt is there, or comes with the first one's.
-func (p *Publisher) claim(w *Pending, who authz.Identity, e *event.Event, i int, record *event.Record) bool {
-	var name digest
+// dedupeKey names an event that is to be stored once; ok is false for others.
+func (p *Publisher) dedupeKey(who authz.Identity, e *event.Event) (name digest, ok bool) {
 	switch {
 	case e.DedupeKey != "":
-		name = keyDigest(who.Name, e.Topic, e.DedupeKey)
+		return keyDigest(who.Name, e.Topic, e.DedupeKey), true
 	case e.IsCloudEvent() && p.rules.of(e.Topic).DedupeByID:
-		name = keyDigest(who.Name, e.Topic, e.Source, e.ID)
-	default:
+		return keyDigest(who.Name, e.Topic, e.Source, e.ID), true
+	}
+	return name, false
+}
+
+// claim looks an event with a dedupe key up, and reports whether it is to be
+// produced: else its receipt is there, or comes with the first one's.
+func (p *Publisher) claim(w *Pending, who authz.Identity, e *event.Event, i int, record *event.Record, asked broker.Durability) bool {
+	name, ok := p.dedupeKey(who, e)
+	if !ok {
 		return true
 	}
 	said := *record
 	if e.Sent != nil && p.rules.of(e.Topic).CloudEvents != "structured" {
 		said.Value = e.Sent // a retry may meet a newer schema: it is the same event all the same
 	}
-	found, receipt := p.window.claim(name, contentDigest(&said), w.began, func(r Receipt) { w.answer(i, r) })
+	content := contentDigest(&said, p.rules.of(e.Topic).how(asked).Durability)
+	found, receipt := p.window.claim(name, content, w.began, joiner{w, i})
 	switch found {
-	case isFirst:
+	case isFirst, isJoined:
 		if w.first == nil {
 			w.keys, w.first = make([]digest, len(w.receipts)), make([]bool, len(w.receipts))
 		}
-		w.keys[i], w.first[i] = name, true
-		return true
+		w.keys[i], w.first[i] = name, found == isFirst
 	case isKnown:
 		w.answer(i, receipt)
 	case isOther:
@@ -344,11 +372,11 @@ func (p *Publisher) claim(w *Pending, who authz.Identity, e *event.Event, i int,
 	if found == isKnown || found == isJoined {
 		p.metrics.duplicate(e.Topic)
 	}
-	return false
+	return found == isFirst
 }
 
 // produce hands the records over, those that are written alike together.
-func (p *Publisher) produce(w *Pending, records []*event.Record, asked broker.Durability) {
+func (p *Publisher) produce(w *Pending, records []*event.Record, asked broker.Durability, wait time.Duration) {
 	for records != nil {
 		first := slices.IndexFunc(records, func(r *event.Record) bool { return r != nil })
 		if first < 0 {
@@ -368,6 +396,7 @@ func (p *Publisher) produce(w *Pending, records []*event.Record, asked broker.Du
 		if later == nil {
 			now = records
 		}
+		how.Wait = wait
 		p.producer.ProduceAll(now, how, w.stored)
 		records = later
 	}
@@ -385,7 +414,7 @@ func (p *Publisher) startAtomic(ctx context.Context, w *Pending, records []*even
 		}
 	}
 	if !failed {
-		p.producer.ProduceAtomic(ctx, records, w.stored)
+		p.producer.ProduceAtomic(ctx, records, p.rules.of(records[0].Topic).Compression, w.stored)
 	}
 }
 
@@ -472,19 +501,66 @@ func (w *Pending) ready() bool {
 // Wait waits for Kafka's answers until ctx ends, and no longer than max_wait
 // when it has no deadline.
 func (w *Pending) Wait(ctx context.Context) []Receipt {
+	if why := w.await(ctx, nil); why != nil {
+		w.leave(why)
+	}
+	w.finish()
+	return w.receipts
+}
+
+// WaitAhead is Wait for a caller whose transport drops the answer when ctx's
+// deadline has passed: it ends a little before.
+func (w *Pending) WaitAhead(ctx context.Context) []Receipt {
+	deadline, ok := ctx.Deadline()
+	if !ok || w.ready() {
+		return w.Wait(ctx)
+	}
+	left := time.Until(deadline)
+	ahead := time.NewTimer(left - min(answerAhead, left/4))
+	defer ahead.Stop()
+	if why := w.await(ctx, ahead.C); why != nil {
+		w.leave(why)
+	}
+	w.finish()
+	return w.receipts
+}
+
+// answerAhead is what an answer needs to be back before its caller's deadline.
+const answerAhead = 50 * time.Millisecond
+
+// errStopping is why a wait ends with the gateway.
+var errStopping = errors.New("the gateway is stopping")
+
+// await waits until everything is answered, nil, or tells why it does not. It
+// ends with the drain time, while there is a connection to say so.
+func (w *Pending) await(ctx context.Context, ahead <-chan time.Time) error {
+	if w.ready() { // most of a stream's are
+		return nil
+	}
 	var over <-chan struct{}
 	if _, ok := ctx.Deadline(); !ok {
 		over = w.publisher.patience.over(w.began)
 	}
-	select {
-	case <-w.done:
-	case <-ctx.Done():
-		w.leave(context.Cause(ctx))
-	case <-over:
-		w.leave(context.DeadlineExceeded)
+	var cut <-chan time.Time
+	for draining := w.publisher.draining; ; {
+		select {
+		case <-w.done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-over:
+			return context.DeadlineExceeded
+		case <-ahead:
+			return context.DeadlineExceeded
+		case <-draining:
+			draining = nil
+			timer := time.NewTimer(time.Until(w.publisher.drainTime()))
+			defer timer.Stop()
+			cut = timer.C
+		case <-cut:
+			return errStopping
+		}
 	}
-	w.finish()
-	return w.receipts
 }
 
 // leave takes the answers that are there and calls the others unknown.
@@ -493,11 +569,22 @@ func (w *Pending) leave(why error) {
 	defer w.mu.Unlock()
 	w.left = true
 	for i := range w.receipts {
-		if !w.answered[i] {
-			w.receipts[i].Err = fault.New(fault.OutcomeUnknown,
-				"Kafka had not answered when the wait ended: the event may or may not be stored (%w)", why).With("topic", w.topic)
+		if w.answered[i] {
+			continue
 		}
+		if w.keys != nil && !w.first[i] && w.keys[i] != (digest{}) {
+			w.publisher.window.leave(w.keys[i], joiner{w, i})
+		}
+		w.receipts[i].Err = fault.New(fault.OutcomeUnknown,
+			"Kafka had not answered when the wait ended: the event may or may not be stored (%w)", why).With("topic", w.topicOf(i))
 	}
+}
+
+func (w *Pending) topicOf(i int) string {
+	if w.topics != nil {
+		return w.topics[i]
+	}
+	return w.topic
 }
 
 // finish counts, says how it ended, and ends the spans.
@@ -510,9 +597,12 @@ func (w *Pending) finish() {
 		case w.receipts[i].Duplicate:
 		case err == nil:
 			stored++
+			if w.topics != nil {
+				w.publisher.metrics.attributes(w.topics[i]).sent.Add(1)
+			}
 		default:
 			failure = fault.Of(err)
-			w.publisher.metrics.failed(w.topic, failure.Reason)
+			w.publisher.metrics.failed(w.topicOf(i), failure.Reason)
 		}
 		if w.spans == nil || w.spans[i] == nil {
 			continue
@@ -528,7 +618,11 @@ func (w *Pending) finish() {
 		w.spans[i].End()
 	}
 	took := time.Since(w.began)
-	w.publisher.metrics.stored(w.topic, stored, took)
+	series := w.publisher.metrics.attributes(w.topic)
+	if w.topics == nil && stored > 0 {
+		series.sent.Add(stored)
+	}
+	w.publisher.metrics.took(series, took)
 	if failure != nil { // what is stored is told to its publisher and counted; a line for each would cost more than the event
 		w.publisher.log.Info("publish failed", "topic", w.topic, "events", len(w.receipts), "stored", stored,
 			"reason", failure.Reason, "error", failure, "duration_ms", took.Milliseconds())

@@ -30,7 +30,7 @@ func (instant) ProduceAll(records []*event.Record, _ broker.How, done func(int, 
 	}
 }
 
-func (p instant) ProduceAtomic(_ context.Context, records []*event.Record, done func(int, event.Position, error)) {
+func (p instant) ProduceAtomic(_ context.Context, records []*event.Record, _ broker.Compression, done func(int, event.Position, error)) {
 	p.ProduceAll(records, broker.How{}, done)
 }
 

@@ -94,6 +94,12 @@ func newRuleBook(rules []TopicRules, limit setting.Bytes) *ruleBook {
 	return &ruleBook{rules: rules, limit: limit, known: map[string]*rule{}}
 }
 
+// EventLimit tells the largest event that rules admit to a topic.
+func EventLimit(o Options, rules []TopicRules) func(topic string) int {
+	book := newRuleBook(rules, o.WithDefaults().MaxEventBytes)
+	return func(topic string) int { return book.of(topic).limit }
+}
+
 func (b *ruleBook) of(topic string) *rule {
 	b.mu.RLock()
 	r := b.known[topic]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
@@ -39,11 +40,11 @@ func (s *Server) Publish(ctx context.Context, request *posternv1.PublishRequest)
 		}
 		return &posternv1.PublishResponse{Results: previewResults(previews)}, nil
 	}
-	receipts, err := s.publisher.Publish(ctx, authz.FromContext(ctx), requestOf(request))
+	pending, err := s.publisher.Start(ctx, authz.FromContext(ctx), requestOf(request))
 	if err != nil {
 		return nil, err
 	}
-	return &posternv1.PublishResponse{Results: results(receipts)}, nil
+	return &posternv1.PublishResponse{Results: results(pending.WaitAhead(ctx))}, nil
 }
 
 func requestOf(m *posternv1.PublishRequest) Request {
@@ -133,14 +134,20 @@ func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.Publish
 	defer reader.Wait()
 	defer room.close()
 
-	draining := s.publisher.draining
+	notice := &drainNotice{publisher: s.publisher, draining: s.publisher.draining, send: func(deadline time.Time) error {
+		drain := &posternv1.Drain{Deadline: wire.Time(deadline), Reason: "the gateway is stopping"}
+		return stream.Send(&posternv1.PublishStreamResponse{Drain: drain})
+	}}
 	for {
 		select {
 		case r, ok := <-started:
 			if !ok {
 				return <-failed
 			}
-			answer := &posternv1.PublishStreamResponse{Done: []*posternv1.PublishDone{r.wait(ctx, s.publisher)}}
+			if err := notice.whileWaiting(ctx, r.pending); err != nil {
+				return err
+			}
+			answer := &posternv1.PublishStreamResponse{Done: []*posternv1.PublishDone{r.wait(ctx)}}
 			room.give(r.events, r.bytes)
 			for more := true; more && len(answer.Done) < doneBatch; {
 				select {
@@ -155,8 +162,11 @@ func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.Publish
 							return err
 						}
 						answer = &posternv1.PublishStreamResponse{}
+						if err := notice.whileWaiting(ctx, r.pending); err != nil {
+							return err
+						}
 					}
-					answer.Done = append(answer.Done, r.wait(ctx, s.publisher))
+					answer.Done = append(answer.Done, r.wait(ctx))
 					room.give(r.events, r.bytes)
 				default:
 					more = false
@@ -165,14 +175,40 @@ func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.Publish
 			if err := stream.Send(answer); err != nil {
 				return err
 			}
-		case <-draining:
-			draining = nil
-			drain := &posternv1.Drain{Deadline: wire.Time(s.publisher.drainTime()), Reason: "the gateway is stopping"}
-			if err := stream.Send(&posternv1.PublishStreamResponse{Drain: drain}); err != nil {
+		case <-notice.draining:
+			if err := notice.give(); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// drainNotice tells a stream once that the gateway is stopping, also while an
+// answer is waited for.
+type drainNotice struct {
+	publisher *Publisher
+	draining  <-chan struct{} // nil when it is told
+	send      func(deadline time.Time) error
+}
+
+func (d *drainNotice) give() error {
+	d.draining = nil
+	return d.send(d.publisher.drainTime())
+}
+
+// whileWaiting returns when w need not be waited for, or the notice is given.
+func (d *drainNotice) whileWaiting(ctx context.Context, w *Pending) error {
+	if w == nil || d.draining == nil || w.ready() {
+		return nil
+	}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+	case <-d.publisher.patience.over(w.began):
+	case <-d.draining:
+		return d.give()
+	}
+	return nil
 }
 
 // streamed is one request of a stream: started, or refused as a whole.
@@ -187,7 +223,7 @@ type streamed struct {
 func (s *Server) readRequests(ctx context.Context, stream grpc.BidiStreamingServer[posternv1.PublishStreamRequest, posternv1.PublishStreamResponse], room *room, started chan<- *streamed) error {
 	who := authz.FromContext(ctx)
 	last := uint64(0)
-	for {
+	for begun := false; ; begun = true {
 		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -196,7 +232,7 @@ func (s *Server) readRequests(ctx context.Context, stream grpc.BidiStreamingServ
 			return err
 		}
 		r := &streamed{sequence: message.GetSequence()}
-		if last != 0 && r.sequence <= last {
+		if begun && r.sequence <= last {
 			return fault.New(fault.ProtocolViolation, "sequence %d came after %d: sequences must increase", r.sequence, last)
 		}
 		last = r.sequence
@@ -234,7 +270,7 @@ func (r *streamed) start(ctx context.Context, p *Publisher, who authz.Identity, 
 // ready reports whether wait would not wait.
 func (r *streamed) ready() bool { return r.pending == nil || r.pending.ready() }
 
-func (r *streamed) wait(ctx context.Context, p *Publisher) *posternv1.PublishDone {
+func (r *streamed) wait(ctx context.Context) *posternv1.PublishDone {
 	done := &posternv1.PublishDone{Sequence: r.sequence}
 	if r.err != nil {
 		done.Error = wire.Status(r.err)

@@ -41,7 +41,7 @@ Three outcomes of a publish are always told apart: stored (a position), not stor
 
 Kafka's error codes become reasons in one table (broker/faults.go). A code that is not here is ` + "`KAFKA_REFUSED`" + ` when Kafka
 calls it final, and ` + "`BROKER_UNAVAILABLE`" + ` when Kafka calls it retriable and the client's own retries did not get past it
-within the event's life (60 s). The code's name is in the metadata as ` + "`kafka_error`" + `.
+within the event's life (60 s, or as long as its caller waits). The code's name is in the metadata as ` + "`kafka_error`" + `.
 
 | Kafka's code | | reason | HTTP | retry |
 |---|---|---|---|---|

@@ -68,6 +68,7 @@ type Options struct {
 func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
 	g := &Gateway{config: c, log: o.Log, drainBegan: make(chan struct{}), dial: o.WebhookDial, tends: o.TendMemory}
 	c.Kafka.Logger = o.Log
+	c.Kafka.EventLimit = publish.EventLimit(c.Publish, c.PublishRules())
 	var err error
 	if g.kafka, err = broker.New(c.Kafka); err != nil {
 		return nil, err
@@ -108,14 +109,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if g.telemetry, err = telemetry.Start(ctx, g.config.Telemetry, "postern", o.Version, instance.String(), g.log); err != nil {
 		return err
 	}
-	rules, err := protovalidate.New(protovalidate.WithMessages(
-		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
-		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}),
-		protovalidate.WithMessageDescriptors(subscriptionRequests()...))
-	if err != nil {
-		return fmt.Errorf("compile the requests' rules: %w", err)
-	}
-	validator := wire.Validator{Validator: rules}
+	validator := wire.Validator{Validator: &wire.Rules{Compile: compileRules}}
 	policy := authz.Open().Reserve(g.config.TopicsPrefix)
 	publisher := publish.New(g.config.Publish, publish.Parts{
 		Policy: policy, Rules: g.config.PublishRules(), Schemas: g.schemas, Producer: g.producer, Topics: g.kafka,
@@ -155,6 +149,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 		Admin:     g.telemetry.Handler(),
 		Validator: validator,
 		MaxBody:   int64(g.config.Publish.MaxBodyBytes),
+		Bodies:    int64(g.config.Publish.BodyBuffer),
 		Limits:    g.config.Limits,
 		Log:       g.log,
 	})
@@ -163,6 +158,14 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	g.server.SetReady("Kafka has not answered yet")
 	return g.server.Listen()
+}
+
+// compileRules makes the rules that requests are checked by.
+func compileRules() (protovalidate.Validator, error) {
+	return protovalidate.New(protovalidate.WithMessages(
+		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
+		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}),
+		protovalidate.WithMessageDescriptors(subscriptionRequests()...))
 }
 
 func always(*http.Request) bool { return true }
@@ -219,6 +222,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.flush(limit, stopping); err != nil {
 		failed = errors.Join(failed, err)
 	}
+	// A grace of its own: when the flush took all there was, callers are just now told that their events are unknown.
+	stopping, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancelLast()
 	g.server.Stop(stopping)
 	stopWork()
 	work.Wait()

@@ -26,6 +26,7 @@ type running struct {
 	t       *testing.T
 	gateway *Gateway
 	stop    func() // drains, and waits
+	stopAny func() // stop that may leave events unanswered
 	conn    *grpc.ClientConn
 }
 
@@ -56,16 +57,20 @@ func startWith(t *testing.T, c config.Config) *running {
 	go func() { done <- g.Run(ctx) }()
 	r := &running{t: t, gateway: g}
 	stopped := false
-	r.stop = func() {
+	stop := func() error {
 		if stopped {
-			return
+			return nil
 		}
 		stopped = true
 		cancel()
-		if err := <-done; err != nil {
+		return <-done
+	}
+	r.stop = func() {
+		if err := stop(); err != nil {
 			t.Errorf("the gateway ended with: %v", err)
 		}
 	}
+	r.stopAny = func() { _ = stop() } // it says what was left
 	t.Cleanup(r.stop)
 	r.conn = dialGRPC(t, g)
 	return r

@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
@@ -386,6 +387,47 @@ func TestCloudEventsInTheProtobufFormatAreStoredLikeAllOthers(t *testing.T) {
 	}
 	if string(r.Value) != "hello" || string(r.Key) != "pk" {
 		t.Errorf("value %q key %q", r.Value, r.Key)
+	}
+	// Section 3 (data): bytes, text, or a message, which is stored as its own bytes.
+	inner, err := proto.Marshal(timestamppb.New(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		data        *pb.CloudEvent
+		value, kind string
+	}{
+		{&pb.CloudEvent{Data: &pb.CloudEvent_ProtoData{ProtoData: &anypb.Any{TypeUrl: "type.googleapis.com/google.protobuf.Timestamp", Value: inner}}}, string(inner), "application/protobuf"},
+		{&pb.CloudEvent{Data: &pb.CloudEvent_BinaryData{BinaryData: []byte{0, 0xff}}}, "\x00\xff", ""},
+		{&pb.CloudEvent{Data: &pb.CloudEvent_TextData{}}, "", ""},
+	} {
+		c.data.Id, c.data.Source, c.data.Type, c.data.SpecVersion = fmt.Sprint("data-", i), "/s", "t", "1.0"
+		one, err := proto.Marshal(c.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := g.do("POST", path, string(one), "Content-Type", "application/cloudevents+protobuf"); a.Status != 200 {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		records := cluster.Read(topic)
+		if r := records[len(records)-1]; string(r.Value) != c.value || r.Value == nil || header(r, "content-type") != c.kind {
+			t.Errorf("data %d: value %x, content type %q", i, r.Value, header(r, "content-type"))
+		}
+	}
+	// Section 2.3: an attribute has one value, and the required ones are fields.
+	for name, m := range map[string]*pb.CloudEvent{
+		"an attribute without a value": {Id: "1", Source: "/s", Type: "t", SpecVersion: "1.0", Attributes: map[string]*pb.CloudEventAttributeValue{"a": {}}},
+		"no version":                   {Id: "1", Source: "/s", Type: "t"},
+		"a name in capitals": {Id: "1", Source: "/s", Type: "t", SpecVersion: "1.0",
+			Attributes: map[string]*pb.CloudEventAttributeValue{"Upper": {Attr: &pb.CloudEventAttributeValue_CeString{CeString: "x"}}}},
+	} {
+		one, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := g.do("POST", path, string(one), "Content-Type", "application/cloudevents+protobuf"); a.Status != 400 || a.Reason != fault.InvalidCloudEvent {
+			t.Errorf("%s: %d %s", name, a.Status, a.Body)
+		}
 	}
 	bad, err := proto.Marshal(&pb.CloudEvent{Id: "2", SpecVersion: "1.0", Type: "t"})
 	if err != nil {

@@ -30,6 +30,7 @@ type passage struct {
 	log       *slog.Logger
 	open      bool
 	limiter   *limiter // nil: nothing is limited
+	bodies    bodies
 }
 
 // sourceMetadata carries an HTTP caller's identity source over the in-memory

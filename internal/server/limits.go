@@ -3,9 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -200,6 +199,11 @@ func nameOf(who authz.Identity, from net.Addr) string {
 	if err != nil {
 		host = from.String()
 	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() && !ip.Is4In6() {
+		if network, err := ip.WithZone("").Prefix(64); err == nil { // a host has a whole /64 of addresses
+			host = network.String()
+		}
+	}
 	return who.Name + "@" + host
 }
 
@@ -234,29 +238,6 @@ func stream(ctx context.Context) (func(), error) {
 		return nil, err
 	}
 	return func() { c.limiter.close(c.account) }, nil
-}
-
-// countedBody charges what is read of an HTTP body. A body of unknown length is
-// a stream and is read no faster than the limit.
-type countedBody struct {
-	io.ReadCloser
-	ctx     context.Context
-	call    call
-	patient bool
-}
-
-func countBody(r *http.Request) {
-	if c, ok := r.Context().Value(callKey{}).(call); ok && r.Body != nil && r.Body != http.NoBody {
-		r.Body = &countedBody{r.Body, r.Context(), c, r.ContentLength < 0}
-	}
-}
-
-func (b *countedBody) Read(into []byte) (int, error) {
-	n, err := b.ReadCloser.Read(into)
-	if wait := b.call.limiter.charge(b.call.account, n, time.Now()); wait > 0 && b.patient && err == nil {
-		err = sleep(b.ctx, wait)
-	}
-	return n, err
 }
 
 // countedStream charges the messages of a gRPC stream and reads them no faster than the limit.

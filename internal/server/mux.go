@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"go.opentelemetry.io/otel"
@@ -37,8 +40,8 @@ func newMux(pass *passage, o Options, p Parts, loop *grpc.ClientConn) (http.Hand
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
 		}),
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
-		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
-			wire.WriteProblem(w, gatewayFault(err))
+		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+			wire.WriteProblem(w, gatewayFault(r, err))
 		}),
 		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
 			wire.WriteProblem(w, routingFault(r, code))
@@ -79,18 +82,61 @@ func newMux(pass *passage, o Options, p Parts, loop *grpc.ClientConn) (http.Hand
 		_, _ = w.Write(spec) // the client may be gone
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, p.MaxBody)
-		gateway.ServeHTTP(w, r)
+		if err := waitAsPreferred(r); err != nil {
+			wire.WriteProblem(w, err)
+			return
+		}
+		kept := &keptFault{ReadCloser: http.MaxBytesReader(w, r.Body, p.MaxBody)}
+		r.Body = kept
+		gateway.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keptFaultKey{}, kept)))
 	})
 	return pass.admit(o, mux), nil
 }
 
+// keptFault keeps what reading a body failed with: grpc-gateway passes on its text only.
+type keptFault struct {
+	io.ReadCloser
+	err error
+}
+
+type keptFaultKey struct{}
+
+func (k *keptFault) Read(into []byte) (int, error) {
+	n, err := k.ReadCloser.Read(into)
+	if err != nil && !errors.Is(err, io.EOF) {
+		k.err = err
+	}
+	return n, err
+}
+
+// waitAsPreferred lets Prefer: wait= (RFC 7240, section 4.3) bound a publish as
+// it does on the events route. grpc-gateway reads Grpc-Timeout itself.
+func waitAsPreferred(r *http.Request) error {
+	if !isPublish(r) || r.Header.Get("Grpc-Timeout") != "" {
+		return nil
+	}
+	wait, err := wire.WaitOf(r.Header)
+	if wait > 0 {
+		r.Header.Set("Grpc-Timeout", strconv.FormatInt(int64(wait/time.Second), 10)+"S")
+	}
+	return err
+}
+
+func isPublish(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, ":publish") }
+
 // gatewayFault reads what a call through grpc-gateway failed with: a status
-// from our own interceptors, or grpc-gateway's complaint about the request.
-func gatewayFault(err error) error {
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
-		return fault.New(fault.BodyTooLarge, "the body is larger than %d bytes: split the batch", large.Limit)
+// from our own interceptors, or a complaint of gRPC's or grpc-gateway's about
+// the request.
+func gatewayFault(r *http.Request, err error) error {
+	if kept, ok := r.Context().Value(keptFaultKey{}).(*keptFault); ok && kept.err != nil {
+		var large *http.MaxBytesError
+		var own *fault.Error
+		switch {
+		case errors.As(kept.err, &large):
+			return fault.New(fault.BodyTooLarge, "the body is larger than %d bytes: split the batch", large.Limit)
+		case errors.As(kept.err, &own):
+			return own
+		}
 	}
 	s, ok := status.FromError(err)
 	if !ok {
@@ -99,9 +145,10 @@ func gatewayFault(err error) error {
 	f := wire.FromStatus(s.Proto())
 	if f.Reason == fault.InvalidArgument && len(f.Violations) == 0 {
 		f.Reason = fault.InvalidBody
-		if strings.Contains(f.Message, "request body too large") {
-			f.Reason = fault.BodyTooLarge
-		}
+	}
+	if isPublish(r) && len(s.Details()) == 0 && (f.Reason == fault.DeadlineExceeded || f.Reason == fault.Cancelled) {
+		// gRPC's own word: the call was cut before the publisher's answer was there.
+		f.Reason, f.Message = fault.OutcomeUnknown, "the wait ended before the answer was there: the events may or may not be stored"
 	}
 	return f
 }
@@ -139,6 +186,9 @@ func (p *passage) handler(route Route) http.Handler {
 				return
 			}
 			defer done()
+			if body, ok := r.Body.(*body); ok {
+				body.stream = true
+			}
 		}
 		if err := route.Handle(out, r); err != nil {
 			p.fail(r.Context(), out, route.Pattern, err)
@@ -193,9 +243,12 @@ func (p *passage) admit(o Options, next http.Handler) http.Handler {
 		}
 		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
 		r = r.WithContext(ctx)
-		if p.limiter != nil {
-			countBody(r)
+		body, err := openBody(w, r, &p.bodies)
+		if err != nil {
+			wire.WriteProblem(w, err)
+			return
 		}
+		defer body.release()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -215,7 +268,7 @@ func allowOrigin(w http.ResponseWriter, r *http.Request, origin string) (answere
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", origin)
 	h.Add("Vary", "Origin")
-	h.Set("Access-Control-Expose-Headers", "Postern-Instance, Retry-After")
+	h.Set("Access-Control-Expose-Headers", "Postern-Instance, Retry-After, Idempotent-Replayed")
 	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
 		return false
 	}

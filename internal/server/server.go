@@ -141,6 +141,7 @@ type Parts struct {
 	Admin     http.Handler // metrics and whatever else operators see
 	Validator protovalidate.Validator
 	MaxBody   int64
+	Bodies    int64 // bounds the bytes of all HTTP bodies in work; 0: nothing does
 	Limits    Limits
 	Log       *slog.Logger
 }
@@ -188,7 +189,7 @@ func New(o Options, p Parts) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gRPC buffers: %w", err)
 	}
-	pass := &passage{validator: p.Validator, log: p.Log, open: o.Open, limiter: newLimiter(p.Limits)}
+	pass := &passage{validator: p.Validator, log: p.Log, open: o.Open, limiter: newLimiter(p.Limits), bodies: bodies{limit: p.Bodies}}
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(pass.unary),
 		grpc.StreamInterceptor(pass.stream),

@@ -22,7 +22,7 @@ func Invalid(err error) error {
 	for _, v := range wrong.Violations {
 		field := protovalidate.FieldPathString(v.Proto.GetField())
 		f = f.Field(field, "%s", v.Proto.GetMessage())
-		if field == "topic" {
+		if field == "topic" || field == "request.topic" { // of a stream's message
 			f.Reason = fault.InvalidTopic
 		}
 	}

@@ -34,6 +34,7 @@ var statusOf = map[fault.Kind]int{
 
 // reasonStatus is for the reasons whose HTTP status says more than their kind's.
 var reasonStatus = map[fault.Reason]int{
+	fault.BodyTimeout:      http.StatusRequestTimeout,
 	fault.HeadersTooLarge:  http.StatusRequestHeaderFieldsTooLarge,
 	fault.NotAcceptable:    http.StatusNotAcceptable,
 	fault.MethodNotAllowed: http.StatusMethodNotAllowed,

@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"fmt"
+	"sync"
+
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
 
@@ -27,6 +30,25 @@ func (v Validator) Validate(m proto.Message, options ...protovalidate.Validation
 		}
 	}
 	return v.Validator.Validate(m, options...)
+}
+
+// Rules is a protovalidate.Validator that is compiled when it is first needed: a gateway that sees plain publish requests only never
+// loads the compiler's pages, some megabytes, nor waits for it when it starts.
+type Rules struct {
+	Compile func() (protovalidate.Validator, error)
+
+	once     sync.Once
+	compiled protovalidate.Validator
+	err      error
+}
+
+// Validate reports which rules m breaks.
+func (r *Rules) Validate(m proto.Message, options ...protovalidate.ValidationOption) error {
+	r.once.Do(func() { r.compiled, r.err = r.Compile() })
+	if r.err != nil {
+		return fmt.Errorf("compile the requests' rules: %w", r.err)
+	}
+	return r.compiled.Validate(m, options...)
 }
 
 // plain reports whether m surely breaks none of the protos' rules.

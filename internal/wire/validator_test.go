@@ -88,3 +88,16 @@ func TestWhatTheHandsDoNotPassGetsProtovalidatesWords(t *testing.T) {
 		t.Errorf("both faults are not named: %v", err)
 	}
 }
+
+func TestTheRulesAreCompiledWhenTheyAreNeeded(t *testing.T) {
+	rules := &Rules{Compile: func() (protovalidate.Validator, error) {
+		return protovalidate.New(protovalidate.WithMessages(&posternv1.PublishRequest{}))
+	}}
+	v := Validator{rules}
+	if err := v.Validate(&posternv1.PublishRequest{Topic: "t", Events: []*posternv1.Event{{}}}); err != nil || rules.compiled != nil {
+		t.Errorf("a plain request: %v, compiled %v", err, rules.compiled != nil)
+	}
+	if err := v.Validate(&posternv1.PublishRequest{Topic: "no topic", Events: []*posternv1.Event{{}}}); err == nil || rules.compiled == nil {
+		t.Errorf("one that breaks a rule: %v", err)
+	}
+}

@@ -21,7 +21,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
@@ -452,28 +451,6 @@ func events(caller, i, batch int) []*posternv1.Event {
 	return all
 }
 
-func publishGRPC(ctx context.Context, address, topic string, sc scenario, length time.Duration) (int64, []time.Duration, error) {
-	conn, err := connect(address)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer conn.Close() //nolint:errcheck // nothing is left to send
-	client := posternv1.NewPublisherClient(conn)
-	return each(ctx, sc, length, func(ctx context.Context, caller, i int) (int, error) {
-		ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", traceparent(i))
-		answer, err := client.Publish(ctx, &posternv1.PublishRequest{Topic: topic, Events: events(caller, i, sc.batch)})
-		if err != nil {
-			return 0, err
-		}
-		for _, r := range answer.Results {
-			if r.Error != nil {
-				return 0, errors.New(r.Error.Message)
-			}
-		}
-		return sc.batch, nil
-	})
-}
-
 // publishStream keeps inFlight events of each stream unanswered.
 func publishStream(ctx context.Context, address, topic string, callers, batch int, length time.Duration) (int64, error) {
 	conn, err := connect(address)
@@ -487,7 +464,7 @@ func publishStream(ctx context.Context, address, topic string, callers, batch in
 	var failed error
 	for c := range callers {
 		wait.Go(func() {
-			n, err := oneStream(ctx, posternv1.NewPublisherClient(conn), topic, c, batch, length)
+			n, err := oneStream(ctx, conn, topic, c, batch, length)
 			mu.Lock()
 			total, failed = total+n, errors.Join(failed, err)
 			mu.Unlock()
@@ -495,43 +472,6 @@ func publishStream(ctx context.Context, address, topic string, callers, batch in
 	}
 	wait.Wait()
 	return total, failed
-}
-
-func oneStream(ctx context.Context, client posternv1.PublisherClient, topic string, caller, batch int, length time.Duration) (int64, error) {
-	stream, err := client.PublishStream(ctx)
-	if err != nil {
-		return 0, err
-	}
-	slots := make(chan struct{}, inFlight/batch)
-	sent := make(chan error, 1)
-	go func() {
-		end := time.Now().Add(length)
-		for i := 0; time.Now().Before(end) && ctx.Err() == nil; i++ {
-			slots <- struct{}{}
-			if err := stream.Send(&posternv1.PublishStreamRequest{Sequence: uint64(i + 1), Request: &posternv1.PublishRequest{Topic: topic, Events: events(caller, i, batch)}}); err != nil {
-				sent <- err
-				return
-			}
-		}
-		sent <- stream.CloseSend()
-	}()
-	n := int64(0)
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return n, <-sent
-		}
-		if err != nil {
-			return n, err
-		}
-		for _, d := range m.Done {
-			if d.Error != nil {
-				return n, errors.New(d.Error.Message)
-			}
-			n += int64(len(d.Results))
-			<-slots
-		}
-	}
 }
 
 // drain subscribes and acknowledges each event, one frame for each batch.

@@ -245,7 +245,7 @@ func (q *Queue) prepare(ps []*partition) error {
 			}
 			f := found{side: s, at: at, id: existing[at.Topic].ID, offset: is.Start, end: end}
 			switch c, ok := committed[at]; {
-			case p.giveUp:
+			case p.giveUp && s != sideRedrive: // a redriven event is not of the position's
 				f.offset = end - 1 // at the fence
 			case ok && c.Offset >= is.Start:
 				f.offset, f.metadata = c.Offset, c.Metadata

@@ -194,7 +194,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := <-registered; err != nil {
 		failed = errors.Join(failed, err)
 	}
-	<-jobs
+	select {
+	case <-jobs:
+	case <-limit.Done(): // a batch of theirs hangs: closing the mover ends it
+	}
 	g.queues.Close(limit) // ends every attachment, so the pushers end too
 	g.webhooks.stop()
 	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
@@ -207,6 +210,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	work.Wait()
 	g.producer.Close()
 	g.mover.Close()
+	<-jobs
 	g.kafka.Close()
 	if err := g.telemetry.Stop(stopping); err != nil {
 		g.log.Warn("telemetry was not sent to the end", "error", err)

@@ -157,6 +157,9 @@ func (q *Queue) prepareLoop() {
 		case <-timer.C:
 		}
 		q.trim()
+		if q.lookForRedrives() {
+			timer.Reset(redriveLookAgain)
+		}
 		q.mu.Lock()
 		var todo []*partition
 		for _, p := range q.rotation {
@@ -234,13 +237,15 @@ func (q *Queue) prepare(ps []*partition) error {
 			if !ok {
 				continue
 			}
-			end, err := q.fence(ctx, at, p.owner)
-			if err != nil {
-				return err
+			end := is.End
+			if s != sideRedrive {
+				if end, err = q.fence(ctx, at, p.owner); err != nil {
+					return err
+				}
 			}
 			f := found{side: s, at: at, id: existing[at.Topic].ID, offset: is.Start, end: end}
 			switch c, ok := committed[at]; {
-			case p.giveUp:
+			case p.giveUp && s != sideRedrive: // a redriven event is not of the position's
 				f.offset = end - 1 // at the fence
 			case ok && c.Offset >= is.Start:
 				f.offset, f.metadata = c.Offset, c.Metadata
@@ -371,8 +376,11 @@ func (q *Queue) begin(p *partition, all []found) {
 func (q *Queue) addSide(p *partition, f found) *partition {
 	restored, err := decodeMetadata(f.metadata, f.id, f.offset)
 	order := OrderNone
-	if f.side == sidePark {
+	switch f.side {
+	case sidePark:
 		order = OrderKey
+	case sideRedrive:
+		order = q.options.Order
 	}
 	s := &partition{at: f.at, side: f.side, source: p}
 	if restored.epoch != 0 {
@@ -469,19 +477,20 @@ func (q *Queue) followLoop() {
 
 // offerAside hands records of side partitions to their trackers.
 func (q *Queue) offerAside(records []*event.Record) {
+	verdicts := q.judgeRedriven(records)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, r := range records {
 		p := q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
 		if p != nil && p.side != noSide && !p.stopped {
-			q.takeAside(p, r)
+			q.takeAside(p, r, verdicts[r])
 		}
 	}
 	q.dispatch()
 }
 
 // takeAside offers one record of a side partition. q.mu is held.
-func (q *Queue) takeAside(p *partition, r *event.Record) {
+func (q *Queue) takeAside(p *partition, r *event.Record, v verdict) {
 	origin, a, err := unmoved(r)
 	switch {
 	case errors.Is(err, errNewer):
@@ -501,6 +510,10 @@ func (q *Queue) takeAside(p *partition, r *event.Record) {
 		p.fences.raise(r.Offset, a.owner)
 		p.pass(r.Offset)
 		q.touch(p)
+		return
+	}
+	if p.side == sideRedrive {
+		q.takeRedriven(p, r.Offset, origin, a, v)
 		return
 	}
 	_, copied := p.copies[r.Offset]
@@ -753,28 +766,12 @@ func (q *Queue) makeSide(p *partition, kind side) error {
 	ctx, cancel := context.WithTimeout(q.ctx, moveRetryMax)
 	defer cancel()
 	name := kind.topic(q.options.SidePrefix, q.options.Name, p.at.Topic)
-	existing, err := q.kafka.Existing(ctx, name, p.at.Topic)
+	partitions, created, err := createSide(ctx, q.kafka, name, p.at.Topic, int(p.at.Partition)+1)
 	if err != nil {
 		return err
 	}
-	partitions := max(len(existing[p.at.Topic].Partitions), int(p.at.Partition)+1)
-	switch t, ok := existing[name]; {
-	case !ok:
-		configs, err := q.kafka.TopicConfigs(ctx, p.at.Topic, "min.insync.replicas")
-		if err != nil {
-			return err
-		}
-		configs["cleanup.policy"] = "delete"
-		configs["retention.ms"], configs["retention.bytes"] = "-1", "-1"
-		configs["max.message.bytes"] = strconv.Itoa(trackerBytes) // an event may have been compressed in its source
-		if err := q.kafka.CreateTopic(ctx, name, int32(partitions), configs); err != nil {
-			return err
-		}
+	if created {
 		q.log.Info("topic for events that must wait created", "topic", name, "partitions", partitions)
-	case len(t.Partitions) < partitions:
-		if err := q.kafka.GrowTopic(ctx, name, partitions); err != nil {
-			return err
-		}
 	}
 	at := broker.TopicPartition{Topic: name, Partition: p.at.Partition}
 	for {
@@ -800,6 +797,30 @@ func (q *Queue) makeSide(p *partition, kind side) error {
 			return fault.New(fault.BrokerUnavailable, "topic %s is not there yet", name)
 		}
 	}
+}
+
+// createSide makes the side topic called name of source, as durable as it and with
+// as many partitions, at least least.
+func createSide(ctx context.Context, kafka *broker.Client, name, source string, least int) (partitions int, created bool, err error) {
+	existing, err := kafka.Existing(ctx, name, source)
+	if err != nil {
+		return 0, false, err
+	}
+	partitions = max(len(existing[source].Partitions), least)
+	switch t, ok := existing[name]; {
+	case !ok:
+		configs, err := kafka.TopicConfigs(ctx, source, "min.insync.replicas")
+		if err != nil {
+			return 0, false, err
+		}
+		configs["cleanup.policy"] = "delete"
+		configs["retention.ms"], configs["retention.bytes"] = "-1", "-1"
+		configs["max.message.bytes"] = strconv.Itoa(trackerBytes) // an event may have been compressed in its source
+		return partitions, true, kafka.CreateTopic(ctx, name, int32(partitions), configs)
+	case len(t.Partitions) < partitions:
+		return partitions, false, kafka.GrowTopic(ctx, name, partitions)
+	}
+	return partitions, false, nil
 }
 
 // sideTopicPause is the wait for a topic just made to be known to all brokers.

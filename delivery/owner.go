@@ -18,7 +18,7 @@ func (o owner) Assigned(all []broker.Assigned) {
 	defer q.mu.Unlock()
 	for _, a := range all {
 		restored, err := decodeMetadata(a.Metadata, a.TopicID, a.Offset)
-		p := &partition{at: a.TopicPartition, owner: q.owner(), preparing: q.options.movesAside()}
+		p := &partition{at: a.TopicPartition, owner: q.owner(), preparing: true}
 		switch {
 		case a.Metadata == "" || err == nil:
 		case errors.Is(err, errNewer):

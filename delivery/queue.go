@@ -178,6 +178,7 @@ type Queue struct {
 	follower    *broker.Follower // nil until something was put aside
 	following   []follow
 	unfollowing []broker.TopicPartition
+	redrives    redrives // redrive.go
 
 	// What does not work now, for people; nil when it does.
 	readFailing, commitFailing, letterFailing, moveFailing, prepareFailing error
@@ -202,6 +203,8 @@ type partition struct {
 	heldBytes int64
 	suspects  map[copyID]bool // what may stand in side topics twice; true: met once
 	copies    map[int64]struct{}
+	redriven  *redriven     // of a redrive partition: what was read lately
+	looked    uint64        // of the source: the look for redrive topics that covered it
 	fences    fences        // of a side partition
 	owner     ownerID       // of the source: this assignment
 	relieved  time.Duration // not to be searched for what holds it up before
@@ -264,11 +267,9 @@ func (q *Queue) open(ctx context.Context) error {
 	q.done.Go(q.timerLoop)
 	q.done.Go(q.commitLoop)
 	q.done.Go(q.letterLoop)
-	if q.options.movesAside() {
-		q.done.Go(q.prepareLoop)
-		q.done.Go(q.moveLoop)
-		q.done.Go(q.followLoop)
-	}
+	q.done.Go(q.prepareLoop)
+	q.done.Go(q.moveLoop)
+	q.done.Go(q.followLoop)
 	return nil
 }
 

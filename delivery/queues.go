@@ -30,6 +30,7 @@ type Queues struct {
 	mu       sync.Mutex
 	running  map[string]*running
 	desired  map[string]Desired
+	redrives map[string]map[string]bool // redrive.go; by subscription, then source
 	draining bool
 	closing  sync.WaitGroup
 }
@@ -80,6 +81,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 		r := qs.running[o.Name]
 		if r == nil {
 			r = &running{opened: make(chan struct{}), queue: newQueue(o, qs.kafka, qs.mover, qs.instance, &qs.sequence, qs.log, newMetrics(qs.meter, o.Name))}
+			r.queue.expect(qs.expected(o.Name))
 			r.users = 1
 			r.queue.desired = qs.desired[o.Name]
 			qs.running[o.Name] = r

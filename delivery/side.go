@@ -29,7 +29,7 @@ import (
 // Each owner of p begins by writing a fence into p's side partitions. Records
 // behind it that bear another owner's name were written by one who did not know
 // yet that it had lost p; its successor has those events from the source, and
-// the records are void.
+// the records are void. The redrive topics have no fences: no owner writes there.
 
 // A side is one kind of side topic.
 type side uint8
@@ -37,7 +37,8 @@ type side uint8
 const (
 	noSide side = iota
 	sidePark
-	sideTier // the shortest delay tier; longer ones follow
+	sideRedrive // what jobs redrive and replay (redrive.go)
+	sideTier    // the shortest delay tier; longer ones follow
 )
 
 // tiers are the delays of the tier topics. An event waits in the longest that
@@ -54,7 +55,7 @@ var tiers = [...]struct {
 }
 
 // sides lists every kind of side topic.
-var sides = []side{sidePark, sideTier, sideTier + 1, sideTier + 2, sideTier + 3}
+var sides = []side{sidePark, sideRedrive, sideTier, sideTier + 1, sideTier + 2, sideTier + 3}
 
 // tierFor is the tier for a wait; the shortest for waits below it.
 func tierFor(wait time.Duration) side {
@@ -79,6 +80,8 @@ func (s side) String() string {
 		return "source"
 	case s == sidePark:
 		return "park"
+	case s == sideRedrive:
+		return "redrive"
 	}
 	return tiers[s-sideTier].name
 }
@@ -87,13 +90,18 @@ func (s side) String() string {
 const maxTopicName = 249
 
 // topic names the side topic of a subscription and one of its source topics:
-// PREFIXpark.SUBSCRIPTION.TOPIC and PREFIXretry.SUBSCRIPTION.TOPIC.TIER. A name
-// that would be too long ends in a hash of itself instead.
+// PREFIXpark.SUBSCRIPTION.TOPIC, PREFIXredrive.SUBSCRIPTION.TOPIC and
+// PREFIXretry.SUBSCRIPTION.TOPIC.TIER.
 func (s side) topic(prefix, subscription, source string) string {
-	name := prefix + "park." + subscription + "." + source
-	if s != sidePark {
-		name = prefix + "retry." + subscription + "." + source + "." + s.String()
+	if s < sideTier {
+		return topicName(prefix + s.String() + "." + subscription + "." + source)
 	}
+	return topicName(prefix + "retry." + subscription + "." + source + "." + s.String())
+}
+
+// topicName is name, or, when Kafka does not take one so long, its beginning and
+// a hash of it.
+func topicName(name string) string {
 	if len(name) <= maxTopicName {
 		return name
 	}
@@ -107,10 +115,11 @@ type arrival struct {
 	due       time.Time // not to be lent before; zero: at once
 	first     time.Time // of its first attempt; zero: never lent
 	failure   string    // of its last attempt
-	from      string    // the tier, and the offset there, that it was copied from; "": its source
+	from      string    // the tier, and the offset there, that it was copied from, or a job's dead letter; "": its source
 	owner     ownerID   // which assignment moved it
 	timestamp time.Time // when it was moved
 	fence     bool      // it is no event
+	job       string    // that wrote it, whoever owned the partition; "": an owner
 }
 
 // ownerID names one assignment of a partition to an instance; 0 is nobody.
@@ -125,7 +134,7 @@ const (
 func moved(topic string, partition int32, r *event.Record, a arrival) *event.Record {
 	m := *r
 	m.Topic, m.Partition, m.Offset, m.Timestamp = topic, partition, -1, a.timestamp
-	m.Headers = make([]event.Header, len(r.Headers), len(r.Headers)+10)
+	m.Headers = make([]event.Header, len(r.Headers), len(r.Headers)+12)
 	copy(m.Headers, r.Headers)
 	put := func(name, value string) {
 		m.Headers = append(m.Headers, event.Header{Name: name, Value: []byte(value)})
@@ -138,6 +147,9 @@ func moved(topic string, partition int32, r *event.Record, a arrival) *event.Rec
 	put(event.MoveOwner, strconv.FormatUint(uint64(a.owner), 16))
 	if a.from != "" {
 		put(event.MoveFrom, a.from)
+	}
+	if a.job != "" {
+		put(event.MoveJob, a.job)
 	}
 	put(event.MoveAttempts, strconv.Itoa(a.attempts))
 	if !a.due.IsZero() {
@@ -252,6 +264,8 @@ func unmoved(m *event.Record) (*event.Record, arrival, error) {
 			a.from = string(h.Value)
 		case event.MoveFence:
 			a.fence = true
+		case event.MoveJob:
+			a.job = string(h.Value)
 		case event.MoveAttempts:
 			a.attempts = int(number(h, 15))
 		case event.MoveDue:

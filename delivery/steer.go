@@ -71,7 +71,7 @@ func (q *Queue) applySeeks() {
 		if !p.sought || !ok {
 			continue
 		}
-		n := &partition{at: p.at, owner: q.owner(), preparing: q.options.movesAside(), giveUp: true}
+		n := &partition{at: p.at, owner: q.owner(), preparing: true, giveUp: true}
 		n.Tracker = newTracker(q.options.Order, seek.Offset, progress{topicID: p.topicID, epoch: seek.Epoch}, q.seed)
 		n.Tracker.home = n
 		q.drop(p, "the subscription was sought")

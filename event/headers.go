@@ -71,6 +71,16 @@ const (
 	MoveFirstAttempt = "postern-move-first-attempt" // Unix milliseconds; absent: never lent
 	MoveFailure      = "postern-move-failure"       // excerpt of the last failure, at most 1 KiB
 	MoveFence        = "postern-move-fence"         // no event: what owners before this one write from here on is void
+	MoveJob          = "postern-move-job"           // the redrive or replay that wrote it; its MoveFrom is the dead letter's PARTITION-OFFSET
+)
+
+// Headers that a redriven event bears, last of its own. They replace those of an
+// earlier redrive, and are taken off where the dead letter is shown.
+const (
+	RedriveCount  = "postern-redrives"       // how often it was redriven, this time included, decimal
+	RedriveFrom   = "postern-redrive-from"   // the dead letter, TOPIC[PARTITION]@OFFSET
+	RedriveOrigin = "postern-redrive-origin" // where it stood before it died, TOPIC[PARTITION]@OFFSET
+	RedriveJob    = "postern-redrive-job"    // the job that redrove it
 )
 
 // ValidAttribute reports whether name may be a CloudEvents attribute's.

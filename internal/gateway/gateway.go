@@ -43,6 +43,8 @@ type Gateway struct {
 	registry  *subscription.Registry
 	webhooks  *webhooks
 	schemas   *schema.Checker
+	letters   *delivery.Letters
+	jobs      *delivery.Jobs // nil: nothing is kept in Kafka
 	server    *server.Server
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	tends     bool
@@ -123,10 +125,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
-	subscriptions := subscription.NewServer(subscription.Parts{
-		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: instance.String(), Cursor: parseCursor,
-		Reporter: g.queues,
-	})
+	subscriptions := subscription.NewServer(g.subscriptionParts(policy))
 
 	g.server, err = server.New(g.config.Listen, server.Parts{
 		Register: func(r grpc.ServiceRegistrar) {
@@ -194,6 +193,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	registering, stopRegistering := context.WithCancel(working)
 	defer stopRegistering()
+	jobbing, stopJobs := context.WithCancel(working)
+	defer stopJobs()
+	jobs := make(chan struct{})
+	go func() { defer close(jobs); g.runJobs(jobbing) }()
 	registered := make(chan error, 1)
 	go func() { registered <- g.registry.Run(registering) }()
 
@@ -211,9 +214,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.server.SetReady("draining")
 	g.log.Info("draining", "limit", g.config.DrainTimeout)
 	close(g.drainBegan)
+	stopJobs()        // another instance goes on with them
 	stopRegistering() // no webhook begins any more
 	if err := <-registered; err != nil {
 		failed = errors.Join(failed, err)
+	}
+	select {
+	case <-jobs:
+	case <-limit.Done(): // a batch of theirs hangs: closing the mover ends it
 	}
 	g.queues.Close(limit) // ends every attachment, so the pushers end too
 	g.webhooks.stop()
@@ -231,6 +239,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.schemas.Close()
 	g.producer.Close()
 	g.mover.Close()
+	<-jobs
 	g.kafka.Close()
 	if err := g.telemetry.Stop(stopping); err != nil {
 		g.log.Warn("telemetry was not sent to the end", "error", err)

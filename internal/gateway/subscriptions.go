@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/fault"
@@ -15,8 +16,11 @@ import (
 	"github.com/postern-dev/postern/tail"
 )
 
-// subscriptionsTopic is the ledger of subscriptions, below topics_prefix.
-const subscriptionsTopic = "subscriptions"
+// Ledgers, below topics_prefix.
+const (
+	subscriptionsTopic = "subscriptions"
+	jobsTopic          = "jobs"
+)
 
 // buildSubscriptions makes the registry, and lets what runs follow it.
 func (g *Gateway) buildSubscriptions() error {
@@ -28,9 +32,32 @@ func (g *Gateway) buildSubscriptions() error {
 	if g.registry, err = subscription.NewRegistry(g.config.Subscriptions, ledger, g.log); err != nil {
 		return err
 	}
+	g.letters = delivery.NewLetters(g.kafka, g.config.TopicsPrefix)
+	if ledger != nil {
+		g.jobs = delivery.NewJobs(g.queues, g.kafka.Ledger(g.config.TopicsPrefix+jobsTopic), g.log)
+	}
 	g.webhooks = newWebhooks(g.push)
 	g.registry.Watch(g.subscriptionChanged)
 	return nil
+}
+
+// subscriptionParts are what the service Subscriptions asks for its answers.
+func (g *Gateway) subscriptionParts(policy authz.Policy) subscription.Parts {
+	parts := subscription.Parts{
+		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: g.Instance(), Cursor: parseCursor,
+		Letters: g.letters, Reporter: g.queues,
+	}
+	if g.jobs != nil { // an interface of a nil pointer is not nil
+		parts.Jobs = g.jobs
+	}
+	return parts
+}
+
+// runJobs works on jobs until ctx ends, and gives back what is not done by then.
+func (g *Gateway) runJobs(ctx context.Context) {
+	if g.jobs != nil {
+		g.jobs.Run(ctx)
+	}
 }
 
 // subscriptionRequests are the messages whose rules are compiled at the start.

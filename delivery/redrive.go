@@ -1,0 +1,266 @@
+package delivery
+
+import (
+	"context"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/event"
+)
+
+// What jobs redrive or replay to one subscription alone comes by a side topic
+// too (PREFIXredrive.SUBSCRIPTION.TOPIC): whoever owns a source partition reads
+// the partition of that number, lends, retries and commits as for everything
+// else. Jobs write there, from any instance, and owners never do, so there are
+// no fences. A job makes the topic when it first needs it; an owner that works
+// already is told so, by the job's record in Kafka (Jobs.Take), and looks again.
+
+const (
+	// redriveLookAgain is the wait before another look for a redrive topic that not
+	// all brokers know yet, and redriveLooks how often that is done.
+	redriveLookAgain = time.Second
+	redriveLooks     = 60
+	// redrivenSeen is how many of a redrive partition's records are remembered, to
+	// drop those that a job wrote twice: more than a job writes at once.
+	redrivenSeen = 4096
+)
+
+// redrives are the redrive topics that a queue expects. Its queue's lock guards it.
+type redrives struct {
+	expected map[string]int // by source topic: looks left
+	told     uint64         // counts the times that there was something to look for
+}
+
+// redriven remembers the latest records of a redrive partition.
+type redriven struct {
+	met  map[redrivenID]struct{}
+	ring []redrivenID
+	at   int
+}
+
+// redrivenID names what a job wrote, however often it did.
+type redrivenID struct {
+	job, from string
+	offset    int64
+}
+
+// again reports whether id was met, and remembers it.
+func (r *redriven) again(id redrivenID) bool {
+	if _, met := r.met[id]; met {
+		return true
+	}
+	if len(r.ring) < redrivenSeen {
+		r.ring = append(r.ring, id)
+	} else {
+		delete(r.met, r.ring[r.at])
+		r.ring[r.at] = id
+		r.at = (r.at + 1) % redrivenSeen
+	}
+	r.met[id] = struct{}{}
+	return false
+}
+
+// lookAgain tells the queue that there are redrive topics of these sources.
+func (q *Queue) lookAgain(sources []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.expect(sources)
+	wake(q.prepareWake)
+}
+
+// expect notes that there are redrive topics of sources. q.mu is held, or q not yet open.
+func (q *Queue) expect(sources []string) {
+	if q.redrives.expected == nil {
+		q.redrives.expected = map[string]int{}
+	}
+	for _, s := range sources {
+		q.redrives.expected[s] = redriveLooks
+	}
+	q.redrives.told++
+}
+
+// lookForRedrives sets up the redrive partitions that are missing, and reports
+// whether to look again.
+func (q *Queue) lookForRedrives() (again bool) {
+	q.mu.Lock()
+	var todo []*partition
+	told := q.redrives.told
+	for _, p := range q.rotation {
+		if p.side == noSide && !p.preparing && !p.revoking && p.looked != told && q.redrives.expected[p.at.Topic] > 0 {
+			if p.sideOf(sideRedrive) == nil {
+				todo = append(todo, p)
+			} else {
+				p.looked = told
+			}
+		}
+	}
+	q.mu.Unlock()
+	if len(todo) == 0 {
+		return false
+	}
+	missing, err := q.addRedrives(todo, told)
+	if err != nil && q.ctx.Err() == nil {
+		q.log.Warn("what was redriven cannot be read yet; trying on", "error", err)
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for source := range missing {
+		if q.redrives.expected[source]--; q.redrives.expected[source] <= 0 {
+			delete(q.redrives.expected, source) // somebody deleted it
+			continue
+		}
+		again = true
+	}
+	return again
+}
+
+// addRedrives begins to follow the redrive partitions of ps, which it has found
+// to be there, and gives the sources whose topic is not.
+func (q *Queue) addRedrives(ps []*partition, told uint64) (missing map[string]bool, err error) {
+	ctx, cancel := context.WithTimeout(q.ctx, moveRetryMax)
+	defer cancel()
+	names := map[string]string{} // by source
+	var all []string
+	for _, p := range ps {
+		if names[p.at.Topic] == "" {
+			names[p.at.Topic] = sideRedrive.topic(q.options.SidePrefix, q.options.Name, p.at.Topic)
+			all = append(all, names[p.at.Topic])
+		}
+	}
+	existing, err := q.kafka.Existing(ctx, all...)
+	if err != nil {
+		return nil, err
+	}
+	committed, err := q.kafka.Committed(ctx, q.options.Group, all...)
+	if err != nil {
+		return nil, err
+	}
+	missing = map[string]bool{}
+	ranges := map[string]map[int32]broker.Range{}
+	for source, name := range names {
+		if _, ok := existing[name]; !ok {
+			missing[source] = true
+		} else if ranges[name], err = q.kafka.Ranges(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range ps {
+		if q.trackers[p.at] != p || p.revoking || missing[p.at.Topic] || p.sideOf(sideRedrive) != nil {
+			continue
+		}
+		p.looked = told
+		at := broker.TopicPartition{Topic: names[p.at.Topic], Partition: p.at.Partition}
+		is, ok := ranges[at.Topic][at.Partition]
+		if !ok {
+			continue // the source has more partitions by now: a job that needs this one makes it, and tells
+		}
+		f := found{side: sideRedrive, at: at, id: existing[at.Topic].ID, offset: is.Start, end: is.End}
+		if c, ok := committed[at]; ok && c.Offset >= is.Start {
+			f.offset, f.metadata = c.Offset, c.Metadata
+		}
+		q.addSide(p, f)
+	}
+	return missing, nil
+}
+
+// judgeRedriven asks the filter about records of redrive topics: what is replayed
+// may never have passed it, and it may be another one than when an event died.
+func (q *Queue) judgeRedriven(records []*event.Record) map[*event.Record]verdict {
+	if q.options.Filter == nil {
+		return nil
+	}
+	var verdicts map[*event.Record]verdict
+	for _, r := range records {
+		if _, job := r.Header(event.MoveJob); !job {
+			continue
+		}
+		if origin, a, err := unmoved(r); err == nil && a.job != "" {
+			if v := q.judge(origin); v.skip || v.err != nil {
+				if verdicts == nil {
+					verdicts = map[*event.Record]verdict{}
+				}
+				verdicts[r] = v
+			}
+		}
+	}
+	return verdicts
+}
+
+// takeRedriven offers the event origin, which stands at offset in a redrive partition. q.mu is held.
+func (q *Queue) takeRedriven(p *partition, offset int64, origin *event.Record, a arrival, v verdict) {
+	if offset < p.next {
+		p.repeats++
+		return
+	}
+	if p.redriven == nil {
+		p.redriven = &redriven{met: map[redrivenID]struct{}{}}
+	}
+	if v.skip || p.redriven.again(redrivenID{a.job, a.from, origin.Offset}) {
+		p.pass(offset)
+		q.touch(p)
+		return
+	}
+	e := p.take(offset, origin, past{})
+	switch {
+	case e.state == settled:
+		q.touch(p)
+	case v.err != nil && e.state == ready:
+		q.unready(p, e)
+		q.bury(p, e, reasonFilter, v.err.Error())
+	case v.err != nil:
+		e.tell().filter = v.err
+	}
+}
+
+// redrivenRecord writes a dead letter's event as it is redriven: its own headers,
+// and how often and where from.
+func redrivenRecord(l *DeadLetter, job string) *event.Record {
+	r := *l.Record
+	r.Headers = make([]event.Header, len(l.Record.Headers), len(l.Record.Headers)+4)
+	copy(r.Headers, l.Record.Headers)
+	put := func(name, value string) {
+		r.Headers = append(r.Headers, event.Header{Name: name, Value: []byte(value)})
+	}
+	put(event.RedriveCount, strconv.Itoa(l.Redrives+1))
+	put(event.RedriveFrom, l.At.String())
+	put(event.RedriveOrigin, l.Origin.String())
+	put(event.RedriveJob, job)
+	return &r
+}
+
+// lookAgain tells the subscription's queue, now and whenever it is opened, that
+// there are redrive topics of these sources.
+func (qs *Queues) lookAgain(subscription string, sources []string) {
+	if len(sources) == 0 {
+		return
+	}
+	qs.mu.Lock()
+	if qs.redrives == nil {
+		qs.redrives = map[string]map[string]bool{}
+	}
+	if qs.redrives[subscription] == nil {
+		qs.redrives[subscription] = map[string]bool{}
+	}
+	for _, s := range sources {
+		qs.redrives[subscription][s] = true
+	}
+	r := qs.running[subscription]
+	qs.mu.Unlock()
+	if r != nil {
+		r.queue.lookAgain(sources)
+	}
+}
+
+// expected are the sources of a subscription that have redrive topics. qs.mu is held.
+func (qs *Queues) expected(subscription string) []string {
+	var all []string
+	for s := range maps.Keys(qs.redrives[subscription]) {
+		all = append(all, s)
+	}
+	return all
+}

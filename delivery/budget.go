@@ -25,9 +25,6 @@ func (b *budget) take() bool {
 	return true
 }
 
-// left reports whether there is a token.
-func (b *budget) left() bool { return b.spent < budgetTokens }
-
 // succeeded counts an acknowledged event.
 func (b *budget) succeeded() {
 	if b.spent == 0 {

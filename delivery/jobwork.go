@@ -264,11 +264,9 @@ func (r *jobRun) do(ctx context.Context, batch []chosen) error {
 	}
 	if !r.s.Asked.ToTopic {
 		for i := range batch {
-			source := ""
+			source := batch[i].at.Topic
 			if batch[i].letter != nil {
 				source = batch[i].letter.Origin.Topic
-			} else {
-				source = batch[i].at.Topic
 			}
 			if err := r.prepareSide(ctx, source, batch[i].record); err != nil {
 				return err

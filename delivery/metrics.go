@@ -67,8 +67,10 @@ func (m *metrics) putAside(to side, n int64) {
 	m.aside.Add(context.Background(), n, m.attributes, metric.WithAttributes(attribute.String("to", to.String())))
 }
 
-func (m *metrics) moveFailed(n int64)      { m.moveFailures.Add(context.Background(), n, m.attributes) }
-func (m *metrics) filtered(n int64)        { m.filteredTotal.Add(context.Background(), n, m.attributes) }
+func (m *metrics) moveFailed(n int64) { m.moveFailures.Add(context.Background(), n, m.attributes) }
+
+func (m *metrics) filtered(n int64) { m.filteredTotal.Add(context.Background(), n, m.attributes) }
+
 func (m *metrics) missed(n int64)          { m.missedTotal.Add(context.Background(), n, m.attributes) }
 func (m *metrics) cancelled(n int64)       { m.cancels.Add(context.Background(), n, m.attributes) }
 func (m *metrics) commitFailed(n int64)    { m.commitFailures.Add(context.Background(), n, m.attributes) }

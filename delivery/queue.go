@@ -72,9 +72,6 @@ func (o Options) isLetters(topic string) bool {
 	return topic == o.DeadLetterTopic || strings.HasSuffix(topic, ".dead")
 }
 
-// same reports whether a and b say the same.
-func (o Options) same(p Options) bool { return len(o.differences(p)) == 0 }
-
 // differences names the options that differ.
 func (o Options) differences(p Options) []string {
 	var names []string

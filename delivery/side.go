@@ -75,12 +75,12 @@ func (s side) delay() time.Duration {
 }
 
 func (s side) String() string {
-	switch {
-	case s == noSide:
+	switch s {
+	case noSide:
 		return "source"
-	case s == sidePark:
+	case sidePark:
 		return "park"
-	case s == sideRedrive:
+	case sideRedrive:
 		return "redrive"
 	}
 	return tiers[s-sideTier].name

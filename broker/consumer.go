@@ -81,6 +81,11 @@ type Consumer struct {
 	ids     map[string][16]byte
 	ends    map[TopicPartition]int64
 	starts  map[TopicPartition]int64
+	// members tells as which member of the group each partition was assigned to us.
+	// A group that has forgotten its member takes it in again under a new id, and the
+	// client goes on with its partitions as if nothing had been; meanwhile others may
+	// have had them, and committed.
+	members map[TopicPartition]string
 }
 
 // The group client's buffers are small, because what it buffers for a paused
@@ -102,7 +107,7 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}}
+	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}}
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
@@ -134,10 +139,15 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnOffsetsFetched(consumer.keepFetched),
 		kgo.AdjustFetchOffsetsFn(consumer.assigned),
+		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, _ map[string][]int32) {
+			<-consumer.joined
+			consumer.takeUpAgain(ctx)
+		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) {
 			if tps := flatten(gone); len(tps) > 0 {
 				<-consumer.joined
 				owner.Revoked(ctx, tps)
+				consumer.forget(tps)
 				consumer.Resume(tps) // a pause outlives revocation in the client
 			}
 		}),
@@ -145,6 +155,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 			if tps := flatten(gone); len(tps) > 0 {
 				<-consumer.joined
 				owner.Lost(tps)
+				consumer.forget(tps)
 				consumer.Resume(tps)
 			}
 		}),
@@ -364,9 +375,97 @@ func (consumer *Consumer) assigned(ctx context.Context, positions map[string]map
 	}
 	if len(all) > 0 {
 		<-consumer.joined
-		consumer.owner.Assigned(all)
+		consumer.assign(all)
 	}
 	return positions, nil
+}
+
+// assign tells the owner, and notes as whom.
+func (consumer *Consumer) assign(all []Assigned) {
+	member, _ := consumer.kgo.GroupMetadata()
+	consumer.mu.Lock()
+	for _, a := range all {
+		consumer.members[a.TopicPartition] = member
+	}
+	consumer.mu.Unlock()
+	consumer.owner.Assigned(all)
+}
+
+func (consumer *Consumer) forget(tps []TopicPartition) {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	for _, tp := range tps {
+		delete(consumer.members, tp)
+	}
+}
+
+// takeUpAgain is called at the beginning of each session with the group, after
+// what must go was revoked. Partitions that were assigned to an earlier member id
+// of ours are lost, and begin anew where the group stands now. No record is being
+// polled meanwhile.
+func (consumer *Consumer) takeUpAgain(ctx context.Context) {
+	member, _ := consumer.kgo.GroupMetadata()
+	var stale []TopicPartition
+	consumer.mu.Lock()
+	for tp, was := range consumer.members {
+		if was != member {
+			stale = append(stale, tp)
+		}
+	}
+	consumer.mu.Unlock()
+	if len(stale) == 0 {
+		return
+	}
+	stale = sortedPartitions(stale)
+	var topics []string
+	for topic := range nest(stale) {
+		topics = append(topics, topic)
+	}
+	consumer.owner.Lost(stale)
+	consumer.forget(stale)
+	var committed map[TopicPartition]Committing
+	for {
+		var err error
+		if committed, err = consumer.client.Committed(ctx, consumer.options.Group, topics...); err == nil {
+			break
+		}
+		select {
+		case <-time.After(beginPause):
+		case <-ctx.Done():
+			return // the consumer is closed
+		}
+	}
+	all := make([]Assigned, 0, len(stale))
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	for _, tp := range stale {
+		at, ok := committed[tp]
+		if !ok {
+			continue // the group's first commit was on every partition
+		}
+		all = append(all, Assigned{TopicPartition: tp, TopicID: consumer.idOf(ctx, tp.Topic), Offset: at.Offset, Metadata: at.Metadata})
+		if offsets[tp.Topic] == nil {
+			offsets[tp.Topic] = map[int32]kgo.EpochOffset{}
+		}
+		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: at.Offset}
+	}
+	consumer.assign(all)
+	consumer.kgo.SetOffsets(offsets)
+	consumer.Resume(stale)
+}
+
+// refuseStale fails a commit of partitions that were assigned to another member
+// than the one that commits: the client takes a commit that it held back during a
+// rebalance for the new member's, and it would undo what others have committed
+// meanwhile. The next commit is without them.
+func (consumer *Consumer) refuseStale(member string, what map[TopicPartition]Committing) error {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	for tp := range what {
+		if was, ours := consumer.members[tp]; ours && was != member {
+			return fmt.Errorf("%s was assigned to this gateway before the group forgot it: %w", tp, kerr.UnknownMemberID)
+		}
+	}
+	return nil
 }
 
 func (consumer *Consumer) nameOf(id [16]byte) string {
@@ -461,6 +560,9 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 		return nil, fault.New(fault.Internal, "a commit for group %s names none of its own topics", consumer.options.Group)
 	}
 	ctx = kgo.PreCommitFnContext(ctx, func(request *kmsg.OffsetCommitRequest) error {
+		if err := consumer.refuseStale(request.MemberID, what); err != nil {
+			return err
+		}
 		for i := range request.Topics {
 			t := &request.Topics[i]
 			for j := range t.Partitions {

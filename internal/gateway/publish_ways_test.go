@@ -418,8 +418,10 @@ func TestCloudEventsInTheProtobufFormatAreStoredLikeAllOthers(t *testing.T) {
 	for name, m := range map[string]*pb.CloudEvent{
 		"an attribute without a value": {Id: "1", Source: "/s", Type: "t", SpecVersion: "1.0", Attributes: map[string]*pb.CloudEventAttributeValue{"a": {}}},
 		"no version":                   {Id: "1", Source: "/s", Type: "t"},
-		"a name in capitals": {Id: "1", Source: "/s", Type: "t", SpecVersion: "1.0",
-			Attributes: map[string]*pb.CloudEventAttributeValue{"Upper": {Attr: &pb.CloudEventAttributeValue_CeString{CeString: "x"}}}},
+		"a name in capitals": {
+			Id: "1", Source: "/s", Type: "t", SpecVersion: "1.0",
+			Attributes: map[string]*pb.CloudEventAttributeValue{"Upper": {Attr: &pb.CloudEventAttributeValue_CeString{CeString: "x"}}},
+		},
 	} {
 		one, err := proto.Marshal(m)
 		if err != nil {

@@ -38,7 +38,7 @@ func (p *Publisher) Preview(ctx context.Context, who authz.Identity, request Req
 		record := &event.Record{}
 		r, err := p.record(ctx, record, e, request.Atomic)
 		if name, ok := p.dedupeKey(who, e); ok && err == nil && !request.Atomic &&
-			p.window.peek(name, contentDigest(record, r.how(request.Durability).Durability), time.Now()) == isOther {
+			p.window.peek(name, p.contentOf(e, record, request.Durability), time.Now()) == isOther {
 			err = reused(e.Topic)
 		}
 		if err == nil {

@@ -343,6 +343,15 @@ func (p *Publisher) dedupeKey(who authz.Identity, e *event.Event) (name digest, 
 	return name, false
 }
 
+// contentOf stands for what an event under a dedupe key says.
+func (p *Publisher) contentOf(e *event.Event, record *event.Record, asked broker.Durability) digest {
+	rule, said := p.rules.of(e.Topic), *record
+	if e.Sent != nil && rule.CloudEvents != "structured" {
+		said.Value = e.Sent // a retry may meet a newer schema: it is the same event all the same
+	}
+	return contentDigest(&said, rule.how(asked).Durability)
+}
+
 // claim looks an event with a dedupe key up, and reports whether it is to be
 // produced: else its receipt is there, or comes with the first one's.
 func (p *Publisher) claim(w *Pending, who authz.Identity, e *event.Event, i int, record *event.Record, asked broker.Durability) bool {
@@ -350,12 +359,7 @@ func (p *Publisher) claim(w *Pending, who authz.Identity, e *event.Event, i int,
 	if !ok {
 		return true
 	}
-	said := *record
-	if e.Sent != nil && p.rules.of(e.Topic).CloudEvents != "structured" {
-		said.Value = e.Sent // a retry may meet a newer schema: it is the same event all the same
-	}
-	content := contentDigest(&said, p.rules.of(e.Topic).how(asked).Durability)
-	found, receipt := p.window.claim(name, content, w.began, joiner{w, i})
+	found, receipt := p.window.claim(name, p.contentOf(e, record, asked), w.began, joiner{w, i})
 	switch found {
 	case isFirst, isJoined:
 		if w.first == nil {

@@ -396,6 +396,9 @@ func TestARetryIsTheSameEventThoughANewerSchemaWouldEncodeIt(t *testing.T) {
 	if a := g.do("POST", path, `{"id":"a","qty":1}`, "Idempotency-Key", `"one"`); a.Status != 200 || a.Header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
+	if a := g.do("POST", path, `{"id":"a","qty":1}`, "Idempotency-Key", `"one"`, "Postern-Validate-Only", "true"); a.Status != 200 {
+		t.Errorf("validating the retry: %d %s", a.Status, a.Body)
+	}
 	if a := g.do("POST", path, `{"id":"a","qty":2}`, "Idempotency-Key", `"one"`); a.Reason != fault.DedupeKeyReused {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}

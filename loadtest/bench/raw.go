@@ -46,7 +46,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return fmt.Errorf("%T takes no answer", v)
 	}
-	return answer.count(data.Materialize()) //nolint:misspell // the library spells it so
+	return answer.count(data.Materialize()) //nolint:misspell // the name is grpc-go's
 }
 
 // tally counts what an answer says: done messages of a stream, results, failures.

@@ -63,6 +63,12 @@ type office struct {
 // openOffice makes an instance whose jobs run.
 func openOffice(t *testing.T, c *brokertest.Cluster, w *wires) *office {
 	t.Helper()
+	return openPatientOffice(t, c, w, 2*time.Second)
+}
+
+// openPatientOffice makes one that gives others up when they are silent for stale.
+func openPatientOffice(t *testing.T, c *brokertest.Cluster, w *wires, stale time.Duration) *office {
+	t.Helper()
 	options := c.Options()
 	if w != nil {
 		options.Dial = w.dial
@@ -80,7 +86,7 @@ func openOffice(t *testing.T, c *brokertest.Cluster, w *wires) *office {
 		letters:  delivery.NewLetters(client, prefix),
 		jobs:     delivery.NewJobs(queues, client.Ledger(c.Name("_side.jobs")), log),
 	}
-	o.jobs.SetTimes(100*time.Millisecond, 300*time.Millisecond, 2*time.Second)
+	o.jobs.SetTimes(100*time.Millisecond, 300*time.Millisecond, stale)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); o.jobs.Run(ctx) }()
@@ -347,8 +353,7 @@ func TestAJobOfAnInstanceThatStopsIsGivenBackAtOnce(t *testing.T) {
 	o := options(c, "handed", topic)
 	dead := c.Topic("handed.dead", 1)
 	putDead(c, dead, topic, o.Name, 100, "a")
-	first, second := openOffice(t, c, nil), openOffice(t, c, nil)
-	second.jobs.SetTimes(100*time.Millisecond, 300*time.Millisecond, time.Hour) // it never gives anybody up
+	first, second := openOffice(t, c, nil), openPatientOffice(t, c, nil, time.Hour) // the second never gives anybody up
 	j := first.start(o, delivery.JobRequest{Kind: delivery.JobPurge, Rate: 50})
 	eventually(t, "it has begun", func() bool { return second.job(o.Name, j.ID).Done > 0 })
 	first.stop()

@@ -46,7 +46,8 @@ type storedJob struct {
 // storedOf is what a job needs of its subscription's options, as they were.
 type storedOf struct {
 	Group           string   `json:"group"`
-	Topics          []string `json:"topics"`
+	Topics          []string `json:"topics,omitempty"`
+	TopicsPattern   string   `json:"topics_pattern,omitempty"`
 	DeadLetterTopic string   `json:"dead_letter_topic"`
 }
 

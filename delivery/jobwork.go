@@ -68,7 +68,10 @@ func (r *jobRun) planReplay(ctx context.Context) ([]storedSlice, error) {
 	kafka, asked := r.jobs.queues.kafka, r.s.Asked.Replay
 	topics := asked.Topics
 	if len(topics) == 0 {
-		topics = r.s.Of.Topics
+		var err error
+		if topics, err = r.topics(ctx); err != nil {
+			return nil, err
+		}
 	}
 	positions, err := kafka.Committed(ctx, r.s.Of.Group, topics...)
 	if err != nil {
@@ -106,6 +109,31 @@ func (r *jobRun) planReplay(ctx context.Context) ([]storedSlice, error) {
 	}
 	sortPlan(plan)
 	return plan, nil
+}
+
+// of are the subscription's options, as far as a job needs them.
+func (r *jobRun) of() Options {
+	of := r.s.Of
+	return Options{Name: r.s.Subscription, Group: of.Group, Topics: of.Topics, TopicsPattern: of.TopicsPattern, DeadLetterTopic: of.DeadLetterTopic}
+}
+
+// topics lists what the subscription reads now.
+func (r *jobRun) topics(ctx context.Context) ([]string, error) {
+	of := r.of()
+	if of.TopicsPattern == "" {
+		return of.Topics, nil
+	}
+	all, err := r.jobs.queues.kafka.Topics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, t := range all {
+		if of.Reads(t.Name) && !t.Internal {
+			names = append(names, t.Name)
+		}
+	}
+	return names, nil
 }
 
 func sortPlan(plan []storedSlice) {
@@ -193,7 +221,7 @@ func (r *jobRun) choose(ctx context.Context, record *event.Record) (*chosen, err
 		return c, nil
 	}
 	partitions := 0
-	if l.hasOrigin() && slices.Contains(r.s.Of.Topics, l.Origin.Topic) {
+	if l.hasOrigin() && r.of().Reads(l.Origin.Topic) {
 		var err error
 		if partitions, err = r.partitionsOf(ctx, l.Origin.Topic); err != nil {
 			return nil, err

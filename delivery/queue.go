@@ -22,6 +22,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -70,6 +71,15 @@ const (
 // isLetters reports whether a pattern leaves topic out because it holds dead letters.
 func (o Options) isLetters(topic string) bool {
 	return topic == o.DeadLetterTopic || strings.HasSuffix(topic, ".dead")
+}
+
+// Reads reports whether topic is one of the subscription's.
+func (o Options) Reads(topic string) bool {
+	if o.TopicsPattern == "" {
+		return slices.Contains(o.Topics, topic)
+	}
+	ok, _ := path.Match(o.TopicsPattern, topic) // checked where it was declared
+	return ok && !strings.HasPrefix(topic, "_") && !o.isLetters(topic)
 }
 
 // differences names the options that differ.

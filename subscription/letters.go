@@ -164,15 +164,21 @@ func (s *Server) RedriveDeadLetters(ctx context.Context, request *posternv1.Redr
 		Kind: delivery.JobRedrive, ToTopic: request.GetTo() == posternv1.RedriveTo_REDRIVE_TO_TOPIC, MaxRedrives: int(request.GetMaxRedrives()),
 		Rate: request.GetRatePerSecond(), DryRun: request.GetDryRun(),
 	}
+	if r.Filter, err = filterOf(of.DeadLetterTopic, request.GetFilter()); err != nil {
+		return nil, err
+	}
 	if r.ToTopic {
-		for _, topic := range of.Topics {
+		topics := of.Topics // whatever the dead letters say they came from, nothing else is written to
+		if of.TopicsPattern != "" {
+			if topics = []string{r.Filter.OriginTopic}; !of.Reads(r.Filter.OriginTopic) {
+				return nil, fault.New(fault.InvalidArgument, "subscription %s reads topics by a pattern: say by origin_topic which of them to redrive to", of.Name).Field("filter.origin_topic", "it is needed")
+			}
+		}
+		for _, topic := range topics {
 			if err := s.check(ctx, authz.Publish, topic); err != nil {
 				return nil, err
 			}
 		}
-	}
-	if r.Filter, err = filterOf(of.DeadLetterTopic, request.GetFilter()); err != nil {
-		return nil, err
 	}
 	return s.start(ctx, of, r)
 }

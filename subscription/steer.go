@@ -2,7 +2,6 @@ package subscription
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/postern-dev/postern/authz"
@@ -236,4 +235,4 @@ func (s *Server) explicit(spec Spec, request *posternv1.SeekSubscriptionRequest)
 }
 
 // reads reports whether spec reads topic.
-func reads(spec Spec, topic string) bool { return slices.Contains(spec.Topics, topic) }
+func reads(spec Spec, topic string) bool { return spec.Queue().Reads(topic) }

@@ -50,6 +50,9 @@ func TestTheFolderStaysBelowTheCap(t *testing.T) {
 			t.Errorf("%s was trimmed to %d bytes", topic, kept(topic))
 		}
 	}
+	for end := time.Now().Add(20 * time.Second); kept("own") > 300000 && time.Now().Before(end); { // the cap may be met before the topic's own limit is
+		time.Sleep(50 * time.Millisecond)
+	}
 	if got := kept("own"); got > 300000 || got == 0 {
 		t.Errorf("a topic with retention.bytes of its own, 300000, keeps %d", got)
 	}

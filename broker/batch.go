@@ -61,10 +61,12 @@ func batchLimit(largest, topic int, compression Compression) int {
 
 func (b *batchLimits) topicLimit(topic string) int {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if n, ok := b.known[topic]; ok {
+	n, ok := b.known[topic]
+	b.mu.Unlock()
+	if ok {
 		return n
 	}
+	// Asked without the lock: a slow Kafka must not stall every line's metadata.
 	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
 	defer cancel()
 	configs, err := b.client.admin.DescribeTopicConfigs(ctx, topic)
@@ -81,6 +83,8 @@ func (b *batchLimits) topicLimit(topic string) int {
 			continue
 		}
 		if n, err := strconv.Atoi(c.MaybeValue()); err == nil && n > 0 {
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			if b.known == nil {
 				b.known = map[string]int{}
 			}

@@ -207,8 +207,21 @@ type flight struct {
 	size    int
 	gate    *gate
 	account *account
-	missing bool // the partition it names does not exist
+	missing bool      // the partition it names does not exist
+	placed  time.Time // when the client gave it a partition, and so may have sent it; zero: it did not
 	record  kgo.Record
+}
+
+// onlyTry is how long after its placing a record's answer is surely that of the
+// first try: less than the client's shortest wait before a second.
+const onlyTry = 150 * time.Millisecond
+
+// triedBefore reports whether Kafka may have been sent the record before the try
+// that was answered now. The client does not tell how often it tried: a first
+// answer that took long counts too, for "unknown" is then true, if less than
+// could be said.
+func (f *flight) triedBefore(now time.Time) bool {
+	return !f.placed.IsZero() && now.Sub(f.placed) >= onlyTry
 }
 
 // group is records produced together.
@@ -309,6 +322,9 @@ func (p *Producer) produceFault(err error, f *flight) error {
 		return fault.New(fault.OutcomeUnknown, "publish to %s: the gateway stopped before Kafka answered: the event may or may not be stored (%w)", topic, err).With("topic", topic)
 	}
 	wrong := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
+	if f.triedBefore(time.Now()) && (wrong.Reason == fault.KafkaNotAuthorized || wrong.Reason == fault.KafkaRefused || wrong.Reason == fault.UnknownTopic) {
+		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka refused the event, but may have taken it at an earlier try whose answer was lost (%w)", topic, err).With("topic", topic)
+	}
 	if wrong.Reason == fault.UnknownTopic && !p.client.options.AutoCreateTopics {
 		wrong.Message = fmt.Sprintf("topic %s does not exist: create it first, for example with "+
 			"kafka-topics --bootstrap-server BROKER --create --topic %s", topic, topic)
@@ -383,6 +399,9 @@ func (p *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
 }
 
 func (p *topicPartitioner) Partition(r *kgo.Record, n int) int {
+	if f, ok := r.Context.(*flight); ok && f.placed.IsZero() {
+		f.placed = time.Now()
+	}
 	if r.Partition != event.AnyPartition {
 		p.gates.met(r.Topic, int32(n), true)
 		if f, ok := r.Context.(*flight); ok && int(r.Partition) >= n {

@@ -443,3 +443,35 @@ func TestAnUnknownServerErrorIsUnknown(t *testing.T) {
 	c.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.UnknownServerError, Count: 1})
 	expectReason(t, produce(t, p, broker.AllReplicas, record(topic, "", "x"))[0].err, fault.OutcomeUnknown)
 }
+
+// Found by the simulation (seed 291): the answer to a record's first try was lost,
+// the second was refused for good, and its publisher was told that nothing was stored.
+func TestARefusalAfterALostAnswerIsUnknown(t *testing.T) {
+	brokertest.NeedsFake(t)
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("refused-later", 1)
+	p := cluster.Producer(cluster.Client())
+	publish := func() error {
+		done := make(chan error, 1)
+		p.Produce(&event.Record{Topic: topic, Partition: event.AnyPartition, Value: []byte("x")}, broker.AllReplicas, func(_ event.Position, err error) { done <- err })
+		return <-done
+	}
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	refused := func() *kfake.FaultHandle {
+		return cluster.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.TopicAuthorizationFailed})
+	}
+	refused()
+	if err := publish(); !fault.Is(err, fault.KafkaNotAuthorized) {
+		t.Errorf("refused at once: %v", err)
+	}
+	cluster.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut})
+	refused()
+	if err := publish(); !fault.Is(err, fault.OutcomeUnknown) {
+		t.Errorf("refused after its answer was lost: %v", err)
+	}
+	if n := len(cluster.Read(topic)); n != 2 {
+		t.Errorf("%d records are stored, want the first and the one of unknown outcome", n)
+	}
+}

@@ -94,6 +94,10 @@ const (
 	// fewer requests of idle consumers.
 	fetchMaxWait  = 500 * time.Millisecond
 	commitTimeout = 10 * time.Second
+	// A member has this long to come to a rebalance: to let go of its partitions (two
+	// seconds and a commit). While one is awaited, the client holds every commit of
+	// the others back, so one that died on its way must not be awaited for long.
+	rebalanceTimeout = 15 * time.Second
 )
 
 // NewConsumer makes a consumer, which does nothing until Join.
@@ -122,7 +126,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		kgo.BlockRebalanceOnPoll(), // a polled record must not outlive its assignment: its offset would be taken for a later one's
 		kgo.SessionTimeout(c.options.SessionTimeout),
 		kgo.HeartbeatInterval(c.options.SessionTimeout / heartbeats),
-		kgo.RebalanceTimeout(60 * time.Second),
+		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
 		kgo.FetchMaxWait(fetchMaxWait),

@@ -47,7 +47,10 @@ func (m *Mover) open() (*kgo.Client, error) {
 // Move writes records, in order for each partition, and returns when each is
 // answered: where it is, or why it is not (or not surely) there. When a record
 // of a partition failed, none behind it is there by this call unless it was
-// answered so: the client fails everything behind a failure.
+// answered so: the client fails everything behind a failure. When ctx ends first,
+// what is unanswered is OUTCOME_UNKNOWN: a gateway that stops while Kafka cannot
+// be reached does not wait for it, and the client may try for ever what it may
+// have sent already.
 func (m *Mover) Move(ctx context.Context, records []*event.Record) ([]event.Position, []error) {
 	at, errs := make([]event.Position, len(records)), make([]error, len(records))
 	cl, err := m.open()
@@ -60,21 +63,45 @@ func (m *Mover) Move(ctx context.Context, records []*event.Record) ([]event.Posi
 	// One context for all, so that they end together; not the caller's (see Producer.ProduceAll).
 	life, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordLife)
 	defer cancel()
-	var answered sync.WaitGroup
-	answered.Add(len(records))
+	answered := make(chan struct{})
+	var mu sync.Mutex // over what follows and the results; gone: nobody reads them any more
+	left, gone := len(records), false
+	known := make([]bool, len(records))
 	flights := make([]kgo.Record, len(records))
 	for i, r := range records {
 		fillRecord(&flights[i], r)
 		cl.Produce(life, &flights[i], func(k *kgo.Record, err error) {
-			defer answered.Done()
-			if err != nil {
-				errs[i] = fault.Of(toFault(err, "move to "+k.Topic)).With("topic", k.Topic)
+			mu.Lock()
+			defer mu.Unlock()
+			if gone {
 				return
 			}
-			at[i] = event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}
+			known[i] = true
+			if err != nil {
+				errs[i] = fault.Of(toFault(err, "move to "+k.Topic)).With("topic", k.Topic)
+			} else {
+				at[i] = event.Position{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset}
+			}
+			if left--; left == 0 {
+				close(answered)
+			}
 		})
 	}
-	answered.Wait()
+	if len(records) == 0 {
+		return at, errs
+	}
+	select {
+	case <-answered:
+	case <-ctx.Done():
+		mu.Lock()
+		defer mu.Unlock()
+		gone = true
+		for i, r := range records {
+			if !known[i] {
+				errs[i] = fault.New(fault.OutcomeUnknown, "move to %s: stopped before Kafka answered: %w", r.Topic, ctx.Err()).With("topic", r.Topic)
+			}
+		}
+	}
 	return at, errs
 }
 

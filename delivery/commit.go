@@ -48,18 +48,29 @@ func (q *Queue) commitLoop() {
 		case <-timer.C:
 		case <-q.commitNow:
 		}
-		q.commit(q.ctx, nil)
+		if q.commit(q.ctx, nil) {
+			continue
+		}
+		// Whoever waits for its commit asks for it again as soon as this one has
+		// failed: not without a pause, or the loop would spin while Kafka refuses.
+		timer.Reset(commitRetry)
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-timer.C:
+		}
+		wake(q.commitWake)
 	}
 }
 
 // commit writes the positions of the given partitions (nil: of all that
-// changed) and tells who waits.
-func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool) {
+// changed) and tells who waits; false if some were refused.
+func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool) bool {
 	select {
 	case q.committing <- struct{}{}:
 		defer func() { <-q.committing }()
 	case <-ctx.Done():
-		return
+		return false
 	}
 	what := map[broker.TopicPartition]broker.Committing{}
 	versions := map[*partition]uint64{}
@@ -82,7 +93,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	}
 	q.mu.Unlock()
 	if len(what) == 0 {
-		return
+		return true
 	}
 	refused, err := q.consumer.Commit(ctx, what)
 	q.mu.Lock()
@@ -107,9 +118,6 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	if !failed {
 		q.commitFailing = nil
 	}
-	if failed && only == nil {
-		time.AfterFunc(commitRetry, func() { wake(q.commitWake) })
-	}
 	for _, p := range q.trackers {
 		if p.version != p.committed && !failed && !p.uncommittable() {
 			wake(q.commitWake)
@@ -117,6 +125,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 		}
 	}
 	q.signal()
+	return !failed
 }
 
 // commitRetry is the wait after a failed commit.

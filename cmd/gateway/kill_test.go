@@ -95,7 +95,7 @@ func TestKillNineUnderLoadLosesNothingAndKeepsTheOrder(t *testing.T) {
 		gateway.kill()
 		gateway.start()
 		// Receipts on their way when it died are read by now, or never.
-		recorder.Record(history.Entry{Kind: history.Fault, Value: "kill -9 done"})
+		recorder.Record(history.Entry{Kind: history.Healed, Value: "kill -9"})
 	}
 	target := settled.Load() + 300
 	waitFor(ctx, t, "life after the last kill", func() bool { return settled.Load() >= target })

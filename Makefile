@@ -19,6 +19,10 @@ test: ## every test that needs nothing but Go, with and without simulated time
 	go test ./...
 	go test -tags synctests ./delivery/... ./internal/gateway/... ./broker/...
 
+SEEDS ?= 1000
+seeds: ## simulate SEEDS (1000) fault schedules in simulated time; SEED=FIRST for one that failed
+	go test -tags synctests -count=1 -timeout 4h -v -run '^TestSeeds$$' ./internal/gateway -seeds $(or $(N),$(SEEDS)) $(if $(SEED),-seed $(SEED)) | grep -v '^ *=== '
+
 race: ## the tests where goroutines meet, under the race detector
 	go test -race -tags synctests ./broker/... ./delivery/... ./publish/... ./subscribe/... ./tail/... ./internal/... ./history/...
 
@@ -72,4 +76,4 @@ breaking: ## fails if the protos break main's callers
 clean: ## what was built
 	rm -rf bin
 
-.PHONY: help build run test race test-kafka kill smoke flights interop interop-schemas k6 bench fuzz generate check-generated lint breaking clean
+.PHONY: help build run test seeds race test-kafka kill smoke flights interop interop-schemas k6 bench fuzz generate check-generated lint breaking clean

@@ -23,6 +23,12 @@ SEEDS ?= 1000
 seeds: ## simulate SEEDS (1000) fault schedules in simulated time; SEED=FIRST for one that failed
 	go test -tags synctests -count=1 -timeout 4h -v -run '^TestSeeds$$' ./internal/gateway -seeds $(or $(N),$(SEEDS)) $(if $(SEED),-seed $(SEED)) | grep -v '^ *=== '
 
+mutants: ## plant deliberate bugs one at a time; each must be caught; ARGS="-only NAME" or "-list"
+	cd tools && go run ./mutants $(ARGS)
+
+peers: ## what users of other gateways saw go wrong, as tests (docs/reliability.md)
+	go test -tags synctests -count=1 -v -run '^TestPeer_' ./internal/gateway | grep -v '^=== '
+
 race: ## the tests where goroutines meet, under the race detector
 	go test -race -tags synctests ./broker/... ./delivery/... ./publish/... ./subscribe/... ./tail/... ./internal/... ./history/...
 
@@ -76,4 +82,4 @@ breaking: ## fails if the protos break main's callers
 clean: ## what was built
 	rm -rf bin
 
-.PHONY: help build run test seeds race test-kafka kill smoke flights interop interop-schemas k6 bench fuzz generate check-generated lint breaking clean
+.PHONY: help build run test seeds mutants peers race test-kafka kill smoke flights interop interop-schemas k6 bench fuzz generate check-generated lint breaking clean

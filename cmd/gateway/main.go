@@ -72,7 +72,7 @@ Start here:  postern dev`,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(),
+	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(), proveCommand(),
 		subscriptionsCommand(), whyCommand(), deadLettersCommand(), schemasCommand(), topicsCommand())
 	return root
 }

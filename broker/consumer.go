@@ -81,6 +81,12 @@ type Consumer struct {
 	ids     map[string][16]byte
 	ends    map[TopicPartition]int64
 	starts  map[TopicPartition]int64
+	// members tells as which member of the group each partition was assigned to us.
+	// A group that has forgotten its member takes it in again under a new id, and the
+	// client goes on with its partitions as if nothing had been; meanwhile others may
+	// have had them, and committed.
+	members map[TopicPartition]string
+	last    map[TopicPartition]Committing // what Kafka has of each, as far as we know
 }
 
 // The group client's buffers are small, because what it buffers for a paused
@@ -102,7 +108,7 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}}
+	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
@@ -134,10 +140,15 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnOffsetsFetched(consumer.keepFetched),
 		kgo.AdjustFetchOffsetsFn(consumer.assigned),
+		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, _ map[string][]int32) {
+			<-consumer.joined
+			consumer.takeUpAgain(ctx)
+		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) {
 			if tps := flatten(gone); len(tps) > 0 {
 				<-consumer.joined
 				owner.Revoked(ctx, tps)
+				consumer.forget(tps)
 				consumer.Resume(tps) // a pause outlives revocation in the client
 			}
 		}),
@@ -145,6 +156,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 			if tps := flatten(gone); len(tps) > 0 {
 				<-consumer.joined
 				owner.Lost(tps)
+				consumer.forget(tps)
 				consumer.Resume(tps)
 			}
 		}),
@@ -364,9 +376,128 @@ func (consumer *Consumer) assigned(ctx context.Context, positions map[string]map
 	}
 	if len(all) > 0 {
 		<-consumer.joined
-		consumer.owner.Assigned(all)
+		consumer.assign(all)
 	}
 	return positions, nil
+}
+
+// assign tells the owner, and notes as whom.
+func (consumer *Consumer) assign(all []Assigned) {
+	member, _ := consumer.kgo.GroupMetadata()
+	consumer.mu.Lock()
+	for _, a := range all {
+		consumer.members[a.TopicPartition] = member
+		consumer.last[a.TopicPartition] = Committing{a.Offset, a.Metadata}
+	}
+	consumer.mu.Unlock()
+	consumer.owner.Assigned(all)
+}
+
+func (consumer *Consumer) forget(tps []TopicPartition) {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	for _, tp := range tps {
+		delete(consumer.members, tp)
+		delete(consumer.last, tp)
+	}
+}
+
+// takeUpAgain is called at the beginning of each session with the group, after
+// what must go was revoked, while no record is being polled. Of partitions that
+// were assigned to an earlier member id of ours it keeps those of which Kafka still
+// has what we committed last: nobody else can have called anything committed. The
+// others are lost, and begin anew where the group stands.
+func (consumer *Consumer) takeUpAgain(ctx context.Context) {
+	member, _ := consumer.kgo.GroupMetadata()
+	stale := consumer.ofOthers(member)
+	if len(stale) == 0 {
+		return
+	}
+	var topics []string
+	for topic := range nest(stale) {
+		topics = append(topics, topic)
+	}
+	committed, err := consumer.client.Committed(ctx, consumer.options.Group, topics...)
+	for err != nil {
+		select {
+		case <-time.After(beginPause):
+		case <-ctx.Done():
+			return // the consumer is closed
+		}
+		committed, err = consumer.client.Committed(ctx, consumer.options.Group, topics...)
+	}
+	stale = consumer.adopt(member, stale, committed)
+	if len(stale) == 0 {
+		return
+	}
+	consumer.owner.Lost(stale)
+	consumer.forget(stale)
+	all := make([]Assigned, len(stale))
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	for i, tp := range stale {
+		at := committed[tp]
+		all[i] = Assigned{TopicPartition: tp, TopicID: consumer.idOf(ctx, tp.Topic), Offset: at.Offset, Metadata: at.Metadata}
+		if offsets[tp.Topic] == nil {
+			offsets[tp.Topic] = map[int32]kgo.EpochOffset{}
+		}
+		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: at.Offset}
+	}
+	consumer.assign(all)
+	consumer.kgo.SetOffsets(offsets)
+	consumer.Resume(stale)
+}
+
+// ofOthers lists what was assigned to other members than this one.
+func (consumer *Consumer) ofOthers(member string) []TopicPartition {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	var stale []TopicPartition
+	for tp, was := range consumer.members {
+		if was != member {
+			stale = append(stale, tp)
+		}
+	}
+	return sortedPartitions(stale)
+}
+
+// adopt makes those of stale the member's own that Kafka has as we left them, or
+// has nothing of, and gives the others.
+func (consumer *Consumer) adopt(member string, stale []TopicPartition, committed map[TopicPartition]Committing) []TopicPartition {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	var changed []TopicPartition
+	for _, tp := range stale {
+		if at, ok := committed[tp]; ok && at != consumer.last[tp] {
+			changed = append(changed, tp)
+			continue
+		}
+		consumer.members[tp] = member
+	}
+	return changed
+}
+
+// refuseStale fails a commit of partitions that were assigned to another member
+// than the one that commits: the client takes a commit that it held back during a
+// rebalance for the new member's, and it would undo what others have committed
+// meanwhile. The next commit is without them.
+func (consumer *Consumer) refuseStale(member string, what map[TopicPartition]Committing) error {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	for tp := range what {
+		if was, ours := consumer.members[tp]; ours && was != member {
+			return fmt.Errorf("%s was assigned to this gateway before the group forgot it: %w", tp, kerr.UnknownMemberID)
+		}
+	}
+	return nil
+}
+
+// committed notes what Kafka has taken.
+func (consumer *Consumer) committed(tp TopicPartition, what Committing) {
+	consumer.mu.Lock()
+	defer consumer.mu.Unlock()
+	if _, ours := consumer.members[tp]; ours {
+		consumer.last[tp] = what
+	}
 }
 
 func (consumer *Consumer) nameOf(id [16]byte) string {
@@ -461,6 +592,9 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 		return nil, fault.New(fault.Internal, "a commit for group %s names none of its own topics", consumer.options.Group)
 	}
 	ctx = kgo.PreCommitFnContext(ctx, func(request *kmsg.OffsetCommitRequest) error {
+		if err := consumer.refuseStale(request.MemberID, what); err != nil {
+			return err
+		}
 		for i := range request.Topics {
 			t := &request.Topics[i]
 			for j := range t.Partitions {
@@ -498,8 +632,11 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 				name = consumer.cachedName(t.TopicID)
 			}
 			for _, p := range t.Partitions {
-				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					refused[TopicPartition{name, p.Partition}] = toFault(err, fmt.Sprintf("commit %s for group %s", TopicPartition{name, p.Partition}, consumer.options.Group))
+				tp := TopicPartition{name, p.Partition}
+				if err := kerr.ErrorForCode(p.ErrorCode); err == nil {
+					consumer.committed(tp, what[tp])
+				} else {
+					refused[tp] = toFault(err, fmt.Sprintf("commit %s for group %s", tp, consumer.options.Group))
 				}
 			}
 		}

@@ -255,10 +255,16 @@ func TestPeer_DeadLetterThatCannotBeWrittenIsNotSettled(t *testing.T) {
 		if at, _ := cluster.Committed("letters", topic, 0); at != 0 {
 			t.Errorf("position %d is committed, and the dead letter was refused", at)
 		}
-		for len(cluster.Read(dead)) == 0 {
+		for range 300 {
+			if len(cluster.Read(dead)) > 0 {
+				break
+			}
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Second)
+		if n := len(cluster.Read(dead)); n != 1 {
+			t.Errorf("%d dead letters are written", n)
+		}
 		if at, _ := cluster.Committed("letters", topic, 0); at != 1 {
 			t.Errorf("position %d is committed after the dead letter was written", at)
 		}

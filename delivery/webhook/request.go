@@ -3,38 +3,68 @@ package webhook
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base32"
-	"encoding/binary"
+	"encoding/json"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/endpoint"
 	"github.com/postern-dev/postern/event"
 )
 
-// messageID names an event towards one subscription's endpoint: stable over
-// retries and over gateways, different from the event's own id, and without
-// the dot that would make the signed text ambiguous.
-func messageID(subscription string, at event.Position) string {
-	h := sha256.New()
-	h.Write([]byte(subscription))
-	h.Write([]byte{0})
-	h.Write([]byte(at.Topic))
-	h.Write([]byte{0})
-	h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(at.Partition)), uint64(at.Offset)))
-	return "msg_" + base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:20])
+// batchMedia is the Content-Type of a batch (CloudEvents HTTP binding 1.0, section 3.3).
+const batchMedia = "application/cloudevents-batch+json; charset=utf-8"
+
+// write writes one attempt's body and headers: the event, or the batch, and its
+// place; the signature is over exactly the bytes of the body.
+func (c *carrier) write(p *endpoint.Parcel, now time.Time) (body []byte, header http.Header, keys []string, err error) {
+	header = make(http.Header, 24)
+	if c.options.Mode == Batch && (len(p.Records) > 1 || allCloudEvents(p.Records)) {
+		body = appendBatch(nil, p.Records)
+		header["Content-Type"] = []string{batchMedia}
+		header["Postern-Batch"] = []string{strconv.Itoa(len(p.Records))}
+	} else {
+		body = c.writeOne(p.Records[0], header)
+	}
+	header["Webhook-Id"] = []string{p.ID}
+	header["Webhook-Timestamp"] = []string{strconv.FormatInt(now.Unix(), 10)}
+	signature, keys, err := sign(c.keys, p.ID, now, body)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if signature != "" {
+		header["Webhook-Signature"] = []string{signature}
+	}
+	header["User-Agent"] = userAgent
+	header["Postern-Subscription"] = c.name
+	header["Postern-Attempt"] = []string{strconv.Itoa(p.Attempt)}
+	if p.Replay {
+		header["Webhook-Replay"] = yes
+	}
+	if p.Sample {
+		header["Webhook-Sample"] = yes
+	}
+	if c.options.Handshake != nil {
+		header["Webhook-Request-Origin"] = []string{c.options.Handshake.Origin}
+	}
+	for name, value := range c.static {
+		header[name] = value
+	}
+	return body, header, keys, nil
 }
 
-// request writes one attempt: the event, its place, the signature over exactly
-// the bytes of the body.
-func (p *Pusher) request(ctx context.Context, lease *delivery.Lease, now time.Time) (*http.Request, error) {
-	e := lease.Record.Event()
+// Values that every request shares; nobody writes to them.
+var (
+	userAgent = []string{"Postern"}
+	yes       = []string{"true"}
+)
+
+func (c *carrier) writeOne(r *event.Record, header http.Header) []byte {
+	e := r.Event()
 	body := e.Data
-	header := make(http.Header, 24)
-	if p.options.Mode == Structured && e.IsCloudEvent() {
+	if c.options.Mode == Structured && e.IsCloudEvent() {
 		body = e.AppendStructuredJSON(nil)
 		structured := event.Event{Key: e.Key, Headers: e.Headers, ContentType: event.MediaStructured + "; charset=utf-8"}
 		structured.SetHTTPBinary(header)
@@ -44,35 +74,56 @@ func (p *Pusher) request(ctx context.Context, lease *delivery.Lease, now time.Ti
 			header["Content-Type"] = []string{"application/octet-stream"}
 		}
 	}
-	at := lease.Record.Position()
-	id := messageID(p.subscription, at)
-	header["Webhook-Id"] = []string{id}
-	header["Webhook-Timestamp"] = []string{strconv.FormatInt(now.Unix(), 10)}
-	if s := sign(p.keys, id, now, body); s != "" {
-		header["Webhook-Signature"] = []string{s}
-	}
-	header["User-Agent"] = []string{"Postern"}
-	header["Postern-Subscription"] = []string{p.subscription}
-	header["Postern-Attempt"] = []string{strconv.Itoa(lease.Attempt)}
-	header["Postern-Topic"] = []string{at.Topic}
-	header["Postern-Partition"] = []string{strconv.Itoa(int(at.Partition))}
-	header["Postern-Offset"] = []string{strconv.FormatInt(at.Offset, 10)}
+	header["Postern-Topic"] = []string{r.Topic}
+	header["Postern-Partition"] = []string{strconv.Itoa(int(r.Partition))}
+	header["Postern-Offset"] = []string{strconv.FormatInt(r.Offset, 10)}
 	if e.Data == nil {
-		header["Postern-Tombstone"] = []string{"true"}
+		header["Postern-Tombstone"] = yes
 	}
-	for name, value := range p.options.Headers {
-		header.Set(name, value.Reveal())
+	return body
+}
+
+func allCloudEvents(records []*event.Record) bool {
+	for _, r := range records {
+		if e := r.Event(); !e.IsCloudEvent() {
+			return false
+		}
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, p.options.URL, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
+	return true
+}
+
+// appendBatch writes a JSON array of events. One that is no CloudEvent becomes
+// one here, because a batch has nothing else: its type says so, and its id is its
+// place in Kafka.
+func appendBatch(b []byte, records []*event.Record) []byte {
+	b = append(b, '[')
+	for i, r := range records {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		e := r.Event()
+		if !e.IsCloudEvent() {
+			e.ID, e.Source, e.Type = r.Position().String(), "/topics/"+r.Topic, "dev.postern.record"
+			e.Time = r.Timestamp.UTC()
+		}
+		b = e.AppendStructuredJSON(b)
 	}
-	r.Header = header
-	r.ContentLength = int64(len(body))
-	if len(body) == 0 {
-		r.Body = http.NoBody
+	return append(b, ']')
+}
+
+// request makes the HTTP request. Its body may be read again when a connection
+// that was kept turned out to be closed before anything was written to it.
+func (c *carrier) request(ctx context.Context, body []byte, header http.Header) *http.Request {
+	r := &http.Request{
+		Method: http.MethodPost, URL: c.url, Host: c.url.Host, Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: http.NoBody, ContentLength: int64(len(body)),
 	}
-	return r, nil
+	if len(body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	}
+	return r.WithContext(ctx)
 }
 
 const (
@@ -80,13 +131,12 @@ const (
 	maxExcerpt = 4 << 10  // kept of it
 )
 
-// excerptOf reads the beginning of an answer for people: printable text, at most maxExcerpt.
-func excerptOf(body io.Reader) string {
-	b, _ := io.ReadAll(io.LimitReader(body, maxAnswer)) // what came before an error is what there is
+// excerptOf makes text for people of the beginning of an answer.
+func excerptOf(b []byte) string {
 	if len(b) > maxExcerpt {
 		b = b[:maxExcerpt]
 	}
-	return printable(b)
+	return strings.TrimSpace(printable(b))
 }
 
 // printable keeps text readable in a log or a header: no control characters, valid UTF-8.
@@ -100,4 +150,30 @@ func printable(b []byte) string {
 		}
 		return r
 	}, bytes.ToValidUTF8(b, []byte("\uFFFD"))))
+}
+
+// resultsOf reads the answer to a batch that has a status for each event, in
+// their order: 207 and {"results":[{"status":200},{"status":422}]}, as this
+// gateway itself answers batches. nil when it is nothing of the kind, or not of
+// as many events: then the answer's status is all there is.
+func (c *carrier) resultsOf(status int, body []byte, n int, now time.Time) []endpoint.Outcome {
+	if status != http.StatusMultiStatus || n < 2 {
+		return nil
+	}
+	var answer struct {
+		Results []struct {
+			Status int `json:"status"`
+		} `json:"results"`
+	}
+	if json.Unmarshal(body, &answer) != nil || len(answer.Results) != n {
+		return nil
+	}
+	each := make([]endpoint.Outcome, n)
+	for i, r := range answer.Results {
+		if r.Status < 200 || r.Status > 599 {
+			return nil
+		}
+		each[i] = c.verdicts.judge(r.Status, "", "", now)
+	}
+	return each
 }

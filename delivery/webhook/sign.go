@@ -1,56 +1,57 @@
 package webhook
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/postern-dev/postern/internal/setting"
 )
 
-// secretPrefix begins a symmetric secret's serialisation (Standard Webhooks 1.0.0).
-const secretPrefix = "whsec_"
-
-// Lengths of a secret's random bytes that the specification allows.
-const (
-	minSecret = 24
-	maxSecret = 64
-)
-
-// secretKey gives the bytes of a whsec_ secret. Errors never quote it.
-func secretKey(s setting.Secret) ([]byte, error) {
-	text, ok := strings.CutPrefix(s.Reveal(), secretPrefix)
-	if !ok {
-		return nil, errors.New("a secret is whsec_ and the base64 of 24 to 64 random bytes, for example from: echo whsec_$(openssl rand -base64 32)")
+// sign gives the webhook-signature header: a token for each key that is valid at
+// the time, over id, timestamp and exactly the bytes of body (Standard Webhooks
+// 1.0.0): v1 with HMAC-SHA256, v1a with ed25519. Empty without keys. Every token
+// has one comma, and one space stands between two: some receivers' libraries
+// take nothing else.
+//
+// Keys of which none is valid any more are an error: an endpoint that asked for
+// signatures never gets a request without one.
+func sign(keys []signingKey, id string, at time.Time, body []byte) (header string, names []string, err error) {
+	if len(keys) == 0 {
+		return "", nil, nil
 	}
-	key, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(key) < minSecret || len(key) > maxSecret {
-		return nil, errors.New("what follows whsec_ is not the base64 of 24 to 64 bytes")
-	}
-	return key, nil
-}
-
-// sign gives the webhook-signature header: a v1 token for each key, over id,
-// timestamp and exactly the bytes of body (Standard Webhooks 1.0.0). Empty
-// without keys.
-func sign(keys [][]byte, id string, at time.Time, body []byte) string {
-	var b strings.Builder
-	for _, key := range keys {
-		mac := hmac.New(sha256.New, key)
+	var signed []byte // id.timestamp.body; ed25519 needs it whole
+	stamp := strconv.AppendInt(make([]byte, 0, 20), at.Unix(), 10)
+	b := make([]byte, 0, 64*len(keys))
+	for i := range keys {
+		k := &keys[i]
+		if !k.live(at) {
+			continue
+		}
+		if len(b) > 0 {
+			b = append(b, ' ')
+		}
+		names = append(names, k.name)
+		if k.private != nil {
+			if signed == nil {
+				signed = make([]byte, 0, len(id)+len(stamp)+len(body)+2)
+				signed = append(append(append(append(append(signed, id...), '.'), stamp...), '.'), body...)
+			}
+			b = base64.StdEncoding.AppendEncode(append(b, "v1a,"...), ed25519.Sign(k.private, signed))
+			continue
+		}
+		mac := hmac.New(sha256.New, k.secret)
 		mac.Write([]byte(id))
 		mac.Write([]byte{'.'})
-		mac.Write(strconv.AppendInt(nil, at.Unix(), 10))
+		mac.Write(stamp)
 		mac.Write([]byte{'.'})
 		mac.Write(body)
-		if b.Len() > 0 {
-			b.WriteByte(' ')
-		}
-		b.WriteString("v1,")
-		b.WriteString(base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		b = base64.StdEncoding.AppendEncode(append(b, "v1,"...), mac.Sum(nil))
 	}
-	return b.String()
+	if len(b) == 0 {
+		return "", nil, errors.New("none of the endpoint's keys is valid now: add one to keys, or correct not_before and not_after")
+	}
+	return string(b), names, nil
 }

@@ -1,0 +1,124 @@
+package endpoint
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// govern changes the window when time does: at the end of a pause, for a probe,
+// with the next token; and asks for consent when that is due.
+func (p *Pusher) govern(ctx context.Context) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		p.mu.Lock()
+		ask := p.health.AskNow(now)
+		p.adjust(now)
+		next, status := p.next, p.health.Status(now)
+		p.mu.Unlock()
+		p.metrics.health(status.State, status.Limit)
+		if ask {
+			asking.Go(func() { p.ask(ctx) })
+		}
+		wake(p.wakeGatherer)
+		wait := time.Hour
+		if !next.IsZero() {
+			wait = max(next.Sub(now), 0)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-p.wakeGovernor:
+		}
+	}
+}
+
+// ask asks for the endpoint's consent.
+func (p *Pusher) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, p.options.Timeout)
+	defer cancel()
+	consent, err := p.carrier.(Consenter).Consent(ctx)
+	now := time.Now()
+	consent.At = now
+	p.mu.Lock()
+	change := p.health.Asked(consent, err, now)
+	p.adjust(now)
+	p.mu.Unlock()
+	wake(p.wakeGovernor)
+	p.tell(change, false, now)
+}
+
+// apply obeys what another instance, or a person, made of the endpoint.
+func (p *Pusher) apply(r Record) {
+	if r.Instance == p.env.Instance && !r.ByHand {
+		return // our own words coming back
+	}
+	now := time.Now()
+	p.mu.Lock()
+	before := p.health.Status(now).State
+	p.health.Apply(r, now)
+	after := p.health.Status(now)
+	p.adjust(now)
+	p.mu.Unlock()
+	wake(p.wakeGovernor)
+	if before != after.State {
+		p.metrics.health(after.State, after.Limit)
+		p.log.Info("endpoint state taken over", "from", before, "state", after.State, "by", r.Instance, "by_hand", r.ByHand, "why", cut(after.Reason))
+	}
+}
+
+// Enable begins the endpoint anew, by a person's word, on every instance.
+func (p *Pusher) Enable(why string) Status {
+	return p.byHand(func(now time.Time) Change { return p.health.Enable(why, now) })
+}
+
+// Disable stops the endpoint, by a person's word, on every instance.
+func (p *Pusher) Disable(why string) Status {
+	return p.byHand(func(time.Time) Change { return p.health.Disable(why) })
+}
+
+func (p *Pusher) byHand(do func(time.Time) Change) Status {
+	now := time.Now()
+	p.mu.Lock()
+	change := do(now)
+	p.adjust(now)
+	p.mu.Unlock()
+	wake(p.wakeGovernor)
+	p.tell(change, true, now)
+	return p.Status()
+}
+
+// tell saves a change, and says it to whoever watches.
+func (p *Pusher) tell(c Change, byHand bool, now time.Time) {
+	if !c.Save && c.Notice == "" && c.From == c.To {
+		return
+	}
+	p.mu.Lock()
+	record := p.health.Record(byHand, now)
+	status := p.health.Status(now)
+	p.mu.Unlock()
+	record.Instance = p.env.Instance
+	if c.Save && p.env.States != nil {
+		p.env.States.Save(record)
+	}
+	p.metrics.health(status.State, status.Limit)
+	if c.Notice == "" {
+		return
+	}
+	p.log.Warn("endpoint "+string(status.State), "event", c.Notice, "until", status.Until, "why", cut(c.Detail))
+	p.notify(Notice{Type: c.Notice, Detail: c.Detail, State: status.State, Until: status.Until})
+}
+
+func (p *Pusher) notify(n Notice) {
+	if p.env.Notices == nil {
+		return
+	}
+	n.Subscription, n.Host, n.At = p.options.Subscription, p.options.Host, time.Now()
+	p.env.Notices.Notify(n)
+}

@@ -1,0 +1,285 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/endpoint"
+)
+
+// Environment is what a webhook works with that nobody configures for it alone.
+type Environment struct {
+	Log    *slog.Logger
+	Tracer trace.Tracer
+	Meter  metric.Meter
+	// Dial opens connections; nil is net.Dialer. Either is behind the guard. Tests pass a virtual network.
+	Dial Dial
+	// View shows a record as JSON, for endpoints with view: json.
+	View endpoint.View
+	// Retry is the subscription's policy: no pause is shorter than what it says.
+	Retry delivery.Retry
+	// Identity signs for endpoints that ask for the gateway's own keys; nil has none.
+	Identity *Identity
+	// Deny are ranges that no endpoint may be in, whatever it allows itself.
+	Deny []netip.Prefix
+	// The rest is endpoint.Environment's.
+	Hosts    *endpoint.Hosts
+	Attempts endpoint.AttemptLog
+	States   endpoint.StateLog
+	Notices  endpoint.NoticeLog
+	Instance string
+}
+
+// carrier makes the HTTP requests of one endpoint.
+type carrier struct {
+	options   Options
+	url       *url.URL
+	keys      []signingKey
+	verdicts  *verdicts
+	static    map[string][]string // configured headers, and nobody writes to them
+	name      []string            // the subscription, as a header's value
+	auth      *authorizer
+	own       *certificate // nil without
+	transport *http.Transport
+}
+
+// New makes the pusher of a webhook of valid options.
+func New(subscription string, o Options, env Environment) (*endpoint.Pusher, error) {
+	o = o.WithDefaults()
+	if err := errors.Join(o.Validate()...); err != nil {
+		return nil, err
+	}
+	c, err := newCarrier(subscription, o, env)
+	if err != nil {
+		return nil, err
+	}
+	settings := endpoint.Options{
+		Subscription: subscription, Host: hostOf(c.url), Timeout: o.Timeout, Concurrency: o.Concurrency, Rate: o.RequestsPerSecond,
+		DisableAfter: o.DisableAfter, Retry: env.Retry,
+	}
+	if o.Mode == Batch {
+		settings.Batch = *o.Batch
+	}
+	if o.View == ViewJSON {
+		settings.View = env.View
+	}
+	var carries endpoint.Carrier = c
+	if o.Handshake != nil {
+		carries, settings.Revalidate = consenting{c}, o.Handshake.Revalidate
+	}
+	return endpoint.New(settings, carries, endpoint.Environment{
+		Log: env.Log, Tracer: env.Tracer, Meter: env.Meter, Hosts: env.Hosts, Attempts: env.Attempts, States: env.States, Notices: env.Notices, Instance: env.Instance,
+	}), nil
+}
+
+func newCarrier(subscription string, o Options, env Environment) (*carrier, error) {
+	g, err := newGuard(o, env.Deny)
+	if err != nil {
+		return nil, err
+	}
+	c := &carrier{options: o, static: map[string][]string{}, name: []string{subscription}}
+	if c.url, err = url.Parse(o.URL); err != nil {
+		return nil, fmt.Errorf("webhook.url: %w", err)
+	}
+	if c.verdicts, err = o.Outcomes.compile(); err != nil {
+		return nil, err
+	}
+	for name, value := range o.Headers {
+		c.static[http.CanonicalHeaderKey(name)] = []string{value.Reveal()}
+	}
+	if err := c.takeKeys(subscription, env.Identity); err != nil {
+		return nil, err
+	}
+	config, own, err := o.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	c.own = own
+	c.transport = newTransport(o, g.dialer(o.ConnectTimeout, env.Dial), config)
+	if o.Auth != nil && o.Auth.JWT != nil {
+		if _, err := env.Identity.mint("", "", minTokenLife, time.Now()); err != nil {
+			return nil, fmt.Errorf("auth.jwt: %w", err)
+		}
+	}
+	c.auth = newAuthorizer(subscription, o.Auth, env.Identity, c.transport)
+	return c, nil
+}
+
+// takeKeys gathers the keys that sign for the endpoint.
+func (c *carrier) takeKeys(subscription string, identity *Identity) error {
+	for _, k := range c.options.allKeys() {
+		key, err := parseKey(k)
+		if err != nil {
+			return err
+		}
+		c.keys = append(c.keys, key)
+	}
+	identity.publish(subscription, c.keys)
+	if c.options.Asymmetric {
+		if identity == nil || len(identity.keys) == 0 {
+			return errors.New("asymmetric: the gateway has no keys: set webhooks.signing_keys")
+		}
+		c.keys = append(c.keys, identity.keys...)
+	}
+	return nil
+}
+
+func newTransport(o Options, dial Dial, config *tls.Config) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	t := &http.Transport{
+		Proxy:       nil, // a proxy from the environment would decide where requests go
+		DialContext: dial, TLSHandshakeTimeout: o.TLSTimeout, TLSClientConfig: config,
+		MaxIdleConnsPerHost: o.Concurrency, MaxConnsPerHost: o.Concurrency, IdleConnTimeout: idleTimeout,
+		MaxResponseHeaderBytes: maxAnswer, DisableCompression: true, // a compressed answer is not unpacked: it could be a bomb
+		Protocols: protocols,
+	}
+	if !o.Proxy.IsZero() {
+		if u, err := url.Parse(o.Proxy.Reveal()); err == nil { // Validate has parsed it
+			t.Proxy = http.ProxyURL(u)
+		}
+	}
+	return t
+}
+
+// idleTimeout is how long a connection is kept that nothing is sent on.
+const idleTimeout = 90 * time.Second
+
+// hostOf is the URL's host and port: the one all endpoints there share.
+func hostOf(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// Close lets go of connections and of what fetches tokens.
+func (c *carrier) Close() {
+	c.auth.close()
+	c.transport.CloseIdleConnections()
+}
+
+// Carry makes one request. Options.Timeout bounds all of it.
+func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoint.Answer) {
+	clock := &clock{began: time.Now()}
+	defer func() { answer.Timings = clock.stop() }()
+	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	body, header, keys, err := c.write(p, clock.began)
+	answer.Keys = keys
+	if err != nil {
+		answer.Outcome = endpoint.Outcome{Action: endpoint.Retry, Class: "key", Why: err.Error()}
+		return answer
+	}
+	if err := c.auth.authorize(ctx, header, clock.began); err != nil {
+		answer.Outcome = c.verdicts.failure(err)
+		return answer
+	}
+	if c.own != nil && c.own.changed(clock.began) {
+		c.transport.CloseIdleConnections() // they were made with the old certificate
+	}
+	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(header))
+	response, err := c.transport.RoundTrip(c.request(httptrace.WithClientTrace(ctx, clock.trace()), body, header))
+	if err != nil {
+		answer.Outcome = c.verdicts.failure(err)
+		return answer
+	}
+	return c.read(response, &answer, cancel, len(p.Records))
+}
+
+// successPatience bounds the reading of a success's body: the status has said
+// everything, and the rest is read only so that the connection can be used again.
+const successPatience = time.Second
+
+// read reads an answer and what it means.
+func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel func(), events int) endpoint.Answer {
+	success := response.StatusCode >= 200 && response.StatusCode < 300
+	var text []byte
+	if response.ContentLength != 0 {
+		if success && response.StatusCode != http.StatusMultiStatus {
+			impatient := time.AfterFunc(successPatience, cancel)
+			_, _ = io.CopyN(io.Discard, response.Body, maxAnswer) // an answer that breaks off is an answer
+			impatient.Stop()
+		} else {
+			text, _ = io.ReadAll(io.LimitReader(response.Body, maxAnswer)) // what came before an error is what there is
+		}
+	}
+	_ = response.Body.Close() // nothing more is read of it
+	now := time.Now()
+	answer.Status = response.StatusCode
+	if !success {
+		answer.Excerpt = excerptOf(text)
+	}
+	answer.Outcome = c.verdicts.judge(response.StatusCode, response.Header.Get("Retry-After"), answer.Excerpt, now)
+	answer.Each = c.resultsOf(response.StatusCode, text, events, now)
+	if events > 1 && answer.Action == endpoint.Reject {
+		// Refused as a whole: which of them is to blame, the answer does not say.
+		answer.Action = endpoint.Split
+	}
+	c.auth.refused(response.StatusCode, now)
+	return *answer
+}
+
+// clock takes the times of a request. The transport may go on dialling for later
+// requests when this one is over, so it is locked.
+type clock struct {
+	began time.Time
+
+	mu                   sync.Mutex
+	timings              endpoint.Timings
+	dns, dial, handshake time.Time
+}
+
+func (c *clock) stop() endpoint.Timings {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timings.Total = time.Since(c.began)
+	return c.timings
+}
+
+// set notes now, or how long it is since a time that was noted.
+func (c *clock) set(at *time.Time, took *time.Duration, since *time.Time) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at != nil {
+		*at = now
+	}
+	if took != nil {
+		*took = now.Sub(*since)
+	}
+}
+
+func (c *clock) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		DNSStart:             func(httptrace.DNSStartInfo) { c.set(&c.dns, nil, nil) },
+		DNSDone:              func(httptrace.DNSDoneInfo) { c.set(nil, &c.timings.DNS, &c.dns) },
+		ConnectStart:         func(string, string) { c.set(&c.dial, nil, nil) },
+		ConnectDone:          func(string, string, error) { c.set(nil, &c.timings.Connect, &c.dial) },
+		TLSHandshakeStart:    func() { c.set(&c.handshake, nil, nil) },
+		TLSHandshakeDone:     func(tls.ConnectionState, error) { c.set(nil, &c.timings.TLS, &c.handshake) },
+		GotFirstResponseByte: func() { c.set(nil, &c.timings.FirstByte, &c.began) },
+	}
+}

@@ -387,5 +387,5 @@ func Changed(a, b *Entry) bool { return !SameQueue(a.Spec.Queue(), b.Spec.Queue(
 
 // WebhookChanged reports whether a webhook must be started anew.
 func WebhookChanged(a, b *Entry) bool {
-	return !reflect.DeepEqual(a.Spec.Webhook, b.Spec.Webhook) || !reflect.DeepEqual(a.Spec.References, b.Spec.References)
+	return !reflect.DeepEqual(a.Spec.Webhook, b.Spec.Webhook) || !reflect.DeepEqual(a.Spec.Push, b.Spec.Push) || !reflect.DeepEqual(a.Spec.References, b.Spec.References)
 }

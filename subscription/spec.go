@@ -18,6 +18,7 @@ import (
 
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/push"
 	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/internal/setting"
@@ -50,6 +51,8 @@ type Spec struct {
 	OnFilterError OnFilterError `yaml:"on_filter_error"`
 	// Webhook pushes the events to an HTTP endpoint.
 	Webhook *webhook.Options `yaml:"webhook"`
+	// Push pushes the events to an application over gRPC.
+	Push *push.Options `yaml:"push"`
 	// Labels are free words of yours.
 	Labels map[string]string `yaml:"labels"`
 
@@ -162,6 +165,12 @@ func (s Spec) Validate() error {
 	}
 	if s.Webhook != nil {
 		errs = append(errs, s.Webhook.Validate()...)
+	}
+	if s.Push != nil {
+		errs = append(errs, s.Push.Validate()...)
+		if s.Webhook != nil {
+			bad("push", "a subscription pushes to one endpoint: use webhook or push")
+		}
 	}
 	if len(s.Labels) > maxLabels {
 		bad("labels", "%d labels are too many: at most %d", len(s.Labels), maxLabels)

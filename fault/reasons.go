@@ -64,6 +64,7 @@ const (
 	KafkaNotAuthorized   Reason = "KAFKA_NOT_AUTHORIZED"
 	UnknownTopic         Reason = "UNKNOWN_TOPIC"
 	UnknownSubscription  Reason = "UNKNOWN_SUBSCRIPTION"
+	UnknownEvent         Reason = "UNKNOWN_EVENT"
 	UnknownRoute         Reason = "UNKNOWN_ROUTE"
 	MethodNotAllowed     Reason = "METHOD_NOT_ALLOWED"
 	SubscriptionMismatch Reason = "SUBSCRIPTION_MISMATCH"
@@ -137,6 +138,7 @@ var Reasons = []Entry{
 	{KafkaNotAuthorized, KindDenied, "Kafka does not allow the gateway to use this topic or group.", "Give the gateway's Kafka user the right named in the message."},
 	{UnknownTopic, KindNotFound, "The topic does not exist in Kafka.", "Create it with the command in the message."},
 	{UnknownSubscription, KindNotFound, "No subscription has this name.", "Declare it in the configuration, or open one inline with topics and a group."},
+	{UnknownEvent, KindNotFound, "Kafka does not hold an event at this place any more, or not yet.", "See the offsets in the message."},
 	{UnknownRoute, KindNotFound, "No such path.", "See /openapi.json."},
 	{MethodNotAllowed, KindUnimplemented, "The path exists, the method does not.", "See the Allow header and /openapi.json."},
 	{SubscriptionMismatch, KindConflict, "The subscription is open with other settings.", "Open it with the same settings, or by its name only."},

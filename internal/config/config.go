@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/internal/server"
 	"github.com/postern-dev/postern/internal/setting"
 	"github.com/postern-dev/postern/internal/telemetry"
@@ -40,6 +41,8 @@ type Config struct {
 	Topics []TopicRule `yaml:"topics"`
 	// Subscriptions are declared here; webhooks among them run as long as the gateway does.
 	Subscriptions []subscription.Spec `yaml:"subscriptions"`
+	// Webhooks are settings that all push endpoints share.
+	Webhooks webhook.Settings `yaml:"webhooks"`
 	// SubscriptionsAPI bounds what is declared through the API.
 	SubscriptionsAPI subscription.Options `yaml:"subscriptions_api"`
 	// Telemetry says where logs, metrics and traces go.
@@ -76,6 +79,7 @@ const (
 func (c Config) WithDefaults() Config {
 	c.Kafka, c.Listen, c.Publish = c.Kafka.WithDefaults(), c.Listen.WithDefaults(), c.Publish.WithDefaults()
 	c.SchemaRegistry = c.SchemaRegistry.WithDefaults()
+	c.Webhooks = c.Webhooks.WithDefaults()
 	c.Listen.Open = c.Authz.Mode == "open"
 	c.Kafka.MaxEventBytes = c.Publish.MaxEventBytes
 	for _, t := range c.Topics {
@@ -102,6 +106,7 @@ func (c Config) Validate() error {
 		setting.Under("subscriptions_api", c.SubscriptionsAPI.Validate()),
 		setting.Under("schema_registry", c.SchemaRegistry.Validate()),
 		setting.Under("telemetry", c.Telemetry.Validate()),
+		setting.Under("webhooks", c.Webhooks.Validate()),
 	}
 	bad := func(at, format string, args ...any) {
 		errs = append(errs, &setting.Error{Path: at, Message: fmt.Sprintf(format, args...)})
@@ -130,6 +135,9 @@ func (c Config) Validate() error {
 	for i, s := range c.Subscriptions {
 		at := fmt.Sprintf("subscriptions[%d]", i)
 		errs = append(errs, setting.Under(at, s.Validate()))
+		if s.Webhook != nil {
+			errs = append(errs, setting.Under(at, c.Webhooks.ValidateFor(*s.Webhook)))
+		}
 		if first, twice := seen[s.Name]; twice && s.Name != "" {
 			bad(at+".name", "%q is declared before as subscriptions[%d]", s.Name, first)
 		}

@@ -19,6 +19,9 @@ import (
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/endpoint"
+	"github.com/postern-dev/postern/delivery/endpoints"
+	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/server"
 	"github.com/postern-dev/postern/internal/telemetry"
@@ -40,6 +43,9 @@ type Gateway struct {
 	producer  *broker.Producer
 	mover     *broker.Mover
 	queues    *delivery.Queues
+	endpoints *endpoints.Endpoints
+	hosts     *endpoint.Hosts
+	identity  *webhook.Identity
 	registry  *subscription.Registry
 	webhooks  *webhooks
 	schemas   *schema.Checker
@@ -120,9 +126,13 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	})
 	g.mover = g.kafka.NewMover()
 	g.queues = delivery.NewQueues(instance, g.kafka, g.mover, g.config.TopicsPrefix, g.log, g.telemetry.Meter)
+	if err := g.buildEndpoints(instance); err != nil {
+		return err
+	}
 	if err := g.buildSubscriptions(); err != nil {
 		return err
 	}
+	pushed := endpoints.NewServer(g.endpoints, policy, g.topicsOf, g.drainBegan)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(g.subscriptionParts(policy))
@@ -132,11 +142,12 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 			posternv1.RegisterPublisherServer(r, publish.NewServer(publisher, validator))
 			posternv1.RegisterSubscriberServer(r, subscriber)
 			posternv1.RegisterTopicsServer(r, tails)
+			posternv1.RegisterEndpointsServer(r, pushed)
 			posternv1.RegisterSubscriptionsServer(r, subscriptions)
 		},
 		Gateway: []server.GatewayRegister{
 			posternv1.RegisterPublisherHandler, posternv1.RegisterSubscriberHandler, posternv1.RegisterTopicsHandler,
-			posternv1.RegisterSubscriptionsHandler,
+			posternv1.RegisterSubscriptionsHandler, posternv1.RegisterEndpointsHandler,
 		},
 		Routes: []server.Route{
 			{Pattern: "POST /v1/topics/{topic}/events", Handle: publisher.Events, Stream: publish.IsStream},
@@ -144,6 +155,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events, Stream: always},
 			{Pattern: "GET /asyncapi.json", Handle: tails.AsyncAPI},
 			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events, Stream: always},
+			{Pattern: "GET /.well-known/jwks.json", Handle: g.serveKeys},
+			{Pattern: "GET /.well-known/openid-configuration", Handle: g.serveDiscovery},
 		},
 		Admin:     g.telemetry.Handler(),
 		Validator: validator,
@@ -164,7 +177,7 @@ func compileRules() (protovalidate.Validator, error) {
 	return protovalidate.New(protovalidate.WithMessages(
 		&posternv1.PublishRequest{}, &posternv1.PublishStreamRequest{}, &posternv1.SubscribeRequest{}, &posternv1.StreamRequest{},
 		&posternv1.PullRequest{}, &posternv1.SettleRequest{}, &posternv1.TailRequest{}, &posternv1.ListTopicsRequest{}, &posternv1.GetTopicRequest{}),
-		protovalidate.WithMessageDescriptors(subscriptionRequests()...))
+		protovalidate.WithMessageDescriptors(subscriptionRequests()...), protovalidate.WithMessageDescriptors(endpointRequests()...))
 }
 
 func always(*http.Request) bool { return true }
@@ -191,6 +204,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.tends {
 		work.Go(func() { tend(working) })
 	}
+	var keeping sync.WaitGroup
+	keep, stopKeeping := context.WithCancel(working)
+	defer stopKeeping()
+	keeping.Go(func() { g.endpoints.Run(keep) })
 	registering, stopRegistering := context.WithCancel(working)
 	defer stopRegistering()
 	jobbing, stopJobs := context.WithCancel(working)
@@ -225,6 +242,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.queues.Close(limit) // ends every attachment, so the pushers end too
 	g.webhooks.stop()
+	stopKeeping() // writes what is left of attempts and states, for the flush below
+	keeping.Wait()
 	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancelStop()
 	if err := g.flush(limit, stopping); err != nil {

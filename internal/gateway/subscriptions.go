@@ -9,7 +9,6 @@ import (
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/delivery"
-	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/fault"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/subscription"
@@ -79,7 +78,7 @@ func parseCursor(text string) (map[int32]int64, error) {
 // nothing else. The registry calls it from one goroutine, so it waits for nothing.
 func (g *Gateway) subscriptionChanged(name string, was, is *subscription.Entry) {
 	served := func(e *subscription.Entry) bool { return e != nil && e.Problem == nil }
-	pushed := func(e *subscription.Entry) bool { return served(e) && e.Spec.Webhook != nil }
+	pushed := func(e *subscription.Entry) bool { return served(e) && (e.Spec.Webhook != nil || e.Spec.Push != nil) }
 	if is == nil {
 		g.queues.Forget(name)
 	} else {
@@ -218,33 +217,4 @@ func (g *Gateway) push(ctx context.Context, ending <-chan struct{}, spec subscri
 		}
 		wait = min(wait*2, pushRetryMax)
 	}
-}
-
-func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
-	// What is paused or sought must be known before anything is lent.
-	if _, err := g.registry.Find(ctx, spec.Name); err != nil {
-		return err
-	}
-	endpoint, err := g.config.SubscriptionsAPI.Resolve(spec)
-	if err != nil {
-		return err
-	}
-	pusher, err := webhook.New(spec.Name, endpoint, webhook.Environment{
-		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View,
-	})
-	if err != nil {
-		return err
-	}
-	queue, err := g.queues.Open(ctx, spec.Queue())
-	if err != nil {
-		return err
-	}
-	defer g.queues.Release(queue, 0)
-	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: pusher.Window(), Lease: pusher.Lease(), Client: "webhook", Kind: "webhook"})
-	if err != nil {
-		return err
-	}
-	defer attachment.Detach(0)
-	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics)
-	return pusher.Run(ctx, attachment, queue)
 }

@@ -1,0 +1,121 @@
+// Package endpoints owns what the gateway knows of all endpoints together: the
+// topics that keep their states, their attempts and what is told of them, the
+// pushers that run on this instance, and the service Endpoints.
+//
+// Three topics, created on first need: <prefix>endpoints (compacted, one
+// partition, so that every instance reads the same order) has each endpoint's
+// last state; <prefix>attempts (seven days) has every attempt; <prefix>events
+// has operational events as CloudEvents, for any subscription to read. Losing
+// any of them loses no event: delivery goes on without.
+//
+// What one endpoint does is package endpoint's.
+package endpoints
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/delivery/endpoint"
+	"github.com/postern-dev/postern/event"
+)
+
+// Producer writes records; broker.Producer is one.
+type Producer interface {
+	ProduceAll(records []*event.Record, how broker.How, done func(i int, at event.Position, err error))
+}
+
+// Options of New.
+type Options struct {
+	Prefix   string // of the topics' names
+	Attempts string // which are kept: all, failures or none
+	Instance string
+}
+
+// Endpoints are the gateway's.
+type Endpoints struct {
+	options  Options
+	kafka    *broker.Client
+	producer Producer
+	log      *slog.Logger
+	topics   *topics
+	states   *states
+	journal  *journal
+
+	mu      sync.Mutex
+	running map[string]*endpoint.Pusher
+}
+
+// New makes them; Run works.
+func New(o Options, kafka *broker.Client, producer Producer, log *slog.Logger, meter metric.Meter) *Endpoints {
+	t := &topics{kafka: kafka, known: map[string]bool{}, log: log}
+	return &Endpoints{
+		options: o, kafka: kafka, producer: producer, log: log, topics: t, running: map[string]*endpoint.Pusher{},
+		states:  newStates(o.Prefix+"endpoints", o.Instance, t, kafka, producer, log),
+		journal: newJournal(o, t, producer, log, meter),
+	}
+}
+
+// Run keeps the topics until ctx ends; then it writes what is left.
+func (e *Endpoints) Run(ctx context.Context) {
+	var work sync.WaitGroup
+	work.Go(func() { e.states.follow(ctx) })
+	work.Go(func() { e.states.write(ctx) })
+	work.Go(func() { e.journal.run(ctx) })
+	work.Wait()
+}
+
+// Attempts takes attempts.
+func (e *Endpoints) Attempts() endpoint.AttemptLog {
+	if e.options.Attempts == "none" {
+		return nil
+	}
+	return e.journal
+}
+
+// States keeps states.
+func (e *Endpoints) States() endpoint.StateLog { return e.states }
+
+// Notices takes operational events.
+func (e *Endpoints) Notices() endpoint.NoticeLog { return e.journal }
+
+// Begin notes that a pusher runs here, and waits until the state that was saved
+// of its endpoint is known, so that nothing is sent to one that is disabled. It
+// gives up with ctx. The returned function notes the pusher's end.
+func (e *Endpoints) Begin(ctx context.Context, name string, p *endpoint.Pusher) (end func()) {
+	e.states.await(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.running[name] = p
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.running[name] == p {
+			delete(e.running, name)
+		}
+	}
+}
+
+// pusher gives the one that runs here.
+func (e *Endpoints) pusher(name string) *endpoint.Pusher {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.running[name]
+}
+
+// names lists the endpoints that run here or have a state, in order.
+func (e *Endpoints) names() []string {
+	seen := e.states.names()
+	e.mu.Lock()
+	for name := range e.running {
+		seen = append(seen, name)
+	}
+	e.mu.Unlock()
+	slices.SortFunc(seen, strings.Compare)
+	return slices.Compact(seen)
+}

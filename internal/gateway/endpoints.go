@@ -1,0 +1,114 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/endpoint"
+	"github.com/postern-dev/postern/delivery/endpoints"
+	"github.com/postern-dev/postern/delivery/push"
+	"github.com/postern-dev/postern/delivery/webhook"
+	"github.com/postern-dev/postern/fault"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
+	"github.com/postern-dev/postern/subscription"
+)
+
+// buildEndpoints makes what all push endpoints share.
+func (g *Gateway) buildEndpoints(instance delivery.Instance) error {
+	settings := g.config.Webhooks.WithDefaults()
+	var err error
+	if g.identity, err = webhook.NewIdentity(settings); err != nil {
+		return err
+	}
+	g.hosts = endpoint.NewHosts(settings.RequestsPerHost)
+	g.endpoints = endpoints.New(endpoints.Options{Prefix: g.config.TopicsPrefix, Attempts: settings.LogAttempts, Instance: instance.String()},
+		g.kafka, g.producer, g.log, g.telemetry.Meter)
+	return nil
+}
+
+// endpointRequests are the messages whose rules are compiled at the start.
+func endpointRequests() []protoreflect.MessageDescriptor {
+	methods := posternv1.File_postern_v1_endpoints_proto.Services().ByName("Endpoints").Methods()
+	var all []protoreflect.MessageDescriptor
+	for i := range methods.Len() {
+		all = append(all, methods.Get(i).Input())
+	}
+	return all
+}
+
+// topicsOf names the topics of a subscription.
+func (g *Gateway) topicsOf(ctx context.Context, name string) ([]string, error) {
+	spec, err := g.registry.Find(ctx, name)
+	return spec.Topics, err
+}
+
+func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
+	// What is paused or sought must be known before anything is lent.
+	if _, err := g.registry.Find(ctx, spec.Name); err != nil {
+		return err
+	}
+	options := spec.Queue()
+	pusher, err := g.pusher(spec, options.Retry)
+	if err != nil {
+		return err
+	}
+	defer pusher.Close()
+	defer g.endpoints.Begin(ctx, spec.Name, pusher)()
+	queue, err := g.queues.Open(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer g.queues.Release(queue, 0)
+	// Nothing is lent before the pusher runs and knows its endpoint's state.
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook"})
+	if err != nil {
+		return err
+	}
+	defer attachment.Detach(0)
+	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics, "host", pusher.Host())
+	return pusher.Run(ctx, attachment, queue)
+}
+
+// pusher makes what carries a subscription's events, over HTTP or gRPC.
+func (g *Gateway) pusher(spec subscription.Spec, retry delivery.Retry) (*endpoint.Pusher, error) {
+	if spec.Push != nil {
+		return push.New(spec.Name, *spec.Push, push.Environment{
+			Retry: retry,
+			Endpoint: endpoint.Environment{
+				Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Hosts: g.hosts, Attempts: g.endpoints.Attempts(),
+				States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),
+			},
+		})
+	}
+	settings, err := g.config.SubscriptionsAPI.Resolve(spec)
+	if err != nil {
+		return nil, err
+	}
+	return webhook.New(spec.Name, settings, webhook.Environment{
+		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View, Retry: retry, Identity: g.identity, Deny: g.config.Webhooks.Deny(),
+		Hosts: g.hosts, Attempts: g.endpoints.Attempts(), States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),
+	})
+}
+
+// serveKeys publishes the public keys that verify v1a signatures and minted tokens.
+func (g *Gateway) serveKeys(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/jwk-set+json")
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	_, _ = w.Write(g.identity.JWKS(time.Now())) // the caller may be gone
+	return nil
+}
+
+// serveDiscovery tells libraries of OpenID Connect where the keys are.
+func (g *Gateway) serveDiscovery(w http.ResponseWriter, _ *http.Request) error {
+	document := g.identity.Discovery()
+	if document == nil {
+		return fault.New(fault.UnknownRoute, "the gateway mints no tokens: webhooks.issuer is not set")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(document) // the caller may be gone
+	return nil
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,6 +25,34 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		case <-ticker.C:
 		case <-limit:
 			ts.Fatalf("%s does not answer: %v", args[0], err)
+		}
+	}
+}
+
+// until COMMAND... :: PATTERN... runs a command until its output matches every pattern.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	var command []string
+	var patterns []*regexp.Regexp
+	for i, a := range args {
+		switch {
+		case a == "::" && patterns == nil:
+			command, patterns = args[:i], []*regexp.Regexp{}
+		case patterns != nil && a != "::":
+			patterns = append(patterns, regexp.MustCompile(a))
+		}
+	}
+	limit := time.Now().Add(time.Minute)
+	for {
+		err := ts.Exec(command[0], command[1:]...)
+		out, matched := ts.ReadFile("stdout"), err == nil
+		for _, p := range patterns {
+			matched = matched && p.MatchString(out)
+		}
+		if matched {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("%v never said what was waited for (%v):\n%s", command, err, out)
 		}
 	}
 }

@@ -73,7 +73,8 @@ Start here:  postern dev`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(devCommand(), runCommand(), checkCommand(), publishCommand(), subscribeCommand(), tailCommand(), proveCommand(),
-		subscriptionsCommand(), whyCommand(), deadLettersCommand(), schemasCommand(), topicsCommand())
+		subscriptionsCommand(), whyCommand(), deadLettersCommand(), schemasCommand(), topicsCommand(),
+		listenCommand(), webhooksCommand(), attemptsCommand())
 	return root
 }
 

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	testscript.Main(m, map[string]func(){"postern": main})
+	testscript.Main(m, map[string]func(){"postern": main, "receiver": receiver})
 }
 
 // program is the real program as a process of its own.
@@ -50,12 +50,12 @@ func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"HTTP", "GRPC", "ADMIN", "KAFKA", "REGISTRY"} {
+			for _, name := range []string{"HTTP", "GRPC", "ADMIN", "KAFKA", "REGISTRY", "RECEIVER"} {
 				e.Setenv(name, freeAddress(t))
 			}
 			e.Setenv("XDG_STATE_HOME", e.WorkDir+"/state")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await, "exits": exits, "retry": retry},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await, "exits": exits, "retry": retry, "until": until},
 	})
 }

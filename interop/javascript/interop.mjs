@@ -55,6 +55,22 @@ for (const [name, encode] of [['binary', HTTP.binary], ['structured', HTTP.struc
   check(`the webhook of it is verified by standardwebhooks and read by the SDK (${name})`, !error, error);
   check(`it is the event that was sent (${name})`, event.id === name && event.count === '7' && event.subject === 'tea' && JSON.stringify(event.data) === JSON.stringify(sent.data), event);
 }
+
+// Three events in one request: the batch mode, signed as a whole.
+const batch = ['1', '2', '3'].map((id) => new CloudEvent({ id, source: '/interop/javascript', type: 'interop.test', datacontenttype: 'application/json', data: { id } }));
+for (const event of batch) {
+  const { headers, body } = HTTP.binary(event);
+  const answer = await fetch(`http://${base}/v1/topics/interop-js-batch/events`, { method: 'POST', headers: { ...headers, 'postern-key': event.id }, body });
+  check('cloudevents SDK publishes an event for a batch', answer.status === 200, await answer.text());
+}
+const got = [];
+while (got.length < batch.length) {
+  const { event, error } = await next();
+  check('the batch is verified by standardwebhooks and read by the SDK', !error, error);
+  got.push(...(Array.isArray(event) ? event : [event]));
+}
+check('each event of the batch came once', got.map((e) => e.id).sort().join() === '1,2,3' && got.every((e) => e.data.id === e.id), got);
+
 server.close();
 console.log(`javascript: ${passed} passed, 0 failed`);
 process.exit(0);

@@ -49,7 +49,8 @@ func main() {
 	flag.StringVar(&s.profiles, "profile", "", "write a CPU profile of the gateway for each of its cells into this folder")
 	flag.BoolVar(&quick, "quick", false, "three rounds of 1 s cells: under 3 minutes")
 	weigh := flag.Bool("footprint", false, "measure start, idle memory, connections and growth instead of the speed tables")
-	role := flag.String("role", "", "used by the program itself: floor or direct")
+	push := flag.Bool("webhooks", false, "measure pushing to webhooks instead of the speed tables")
+	role := flag.String("role", "", "used by the program itself: floor, direct or poster")
 	flag.Parse()
 	if quick {
 		s.rounds, s.cell, s.drain = 3, time.Second, 100_000
@@ -59,13 +60,18 @@ func main() {
 	var err error
 	switch *role {
 	case "":
-		if *weigh {
+		switch {
+		case *weigh:
 			err = footprint(ctx, s)
-		} else {
+		case *push:
+			err = webhooks(ctx, s)
+		default:
 			err = run(ctx, s)
 		}
 	case "floor":
 		err = serveFloor(ctx, s.bootstrap)
+	case "poster":
+		err = servePoster()
 	case "direct":
 		err = serveDirect(ctx, s.bootstrap)
 	default:

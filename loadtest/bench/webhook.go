@@ -1,0 +1,676 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+)
+
+// webhookKeys is how many keys the cells with a bad key have; the bad one is 0.
+const webhookKeys = 32
+
+const webhookSecret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+// sink is an endpoint inside the bench: what came, when, in which order.
+type sink struct {
+	server  *http.Server
+	url     string
+	handle  func(w http.ResponseWriter, r *http.Request, key string) bool // false: no receipt
+	mu      sync.Mutex
+	at      map[string]time.Time // by path and index, of the first receipt
+	last    map[string]int       // by path and key
+	ordered bool
+	count   atomic.Int64
+	reached map[int64]func() // by count
+}
+
+func newSink(handle func(w http.ResponseWriter, r *http.Request, key string) bool) (*sink, error) {
+	s := &sink{handle: handle, at: map[string]time.Time{}, last: map[string]int{}, ordered: true, reached: map[int64]func(){}}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s.url = "http://" + l.Addr().String()
+	s.server = &http.Server{Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = s.server.Serve(l) }() // ends with Close
+	return s, nil
+}
+
+func (s *sink) close() { _ = s.server.Close() }
+
+func (s *sink) serve(w http.ResponseWriter, r *http.Request) {
+	at := time.Now()
+	_, _ = io.Copy(io.Discard, r.Body)
+	key := r.Header.Get("Postern-Key")
+	if s.handle != nil && !s.handle(w, r, key) {
+		return
+	}
+	if index := r.Header.Get("Postern-Header-Index"); index != "" {
+		s.receipt(r.URL.Path, key, index, at)
+	}
+	n := s.count.Add(1)
+	s.mu.Lock()
+	reached := s.reached[n]
+	s.mu.Unlock()
+	if reached != nil {
+		reached()
+	}
+}
+
+func (s *sink) receipt(path, key, index string, at time.Time) {
+	i, err := strconv.Atoi(index)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, again := s.at[path+" "+index]; again {
+		return
+	}
+	s.at[path+" "+index] = at
+	if before, ok := s.last[path+" "+key]; ok && before > i {
+		s.ordered = false
+	}
+	s.last[path+" "+key] = i
+}
+
+// when calls f once n requests have come.
+func (s *sink) when(n int64, f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reached[n] = f
+}
+
+// pushing starts a gateway whose configuration is given.
+func (b *bench) pushing(ctx context.Context, subscriptions string) (*process, func(), error) {
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return nil, nil, err
+	}
+	file := filepath.Join(dir, "gateway.yaml")
+	if err := os.WriteFile(file, []byte("topics_prefix: bench-state-"+strconv.FormatInt(time.Now().UnixNano(), 10)+"-\nsubscriptions:\n"+subscriptions), 0o600); err != nil {
+		return nil, nil, err
+	}
+	p, err := start(ctx, "gateway", []string{
+		b.s.gateway, "run", "--config", file, "--kafka-brokers", b.s.bootstrap, "--listen-http", "127.0.0.1:0", "--listen-grpc", "127.0.0.1:0",
+		"--listen-admin", "127.0.0.1:0", "--telemetry-log-format", "text", "--drain-timeout", "2s",
+	})
+	stop := func() {
+		_ = p.cmd.Process.Signal(os.Interrupt) // it may have ended
+		_ = p.in.Close()
+		_ = p.cmd.Wait() // how it ends does not matter any more
+		_ = os.RemoveAll(dir)
+	}
+	return p, stop, err
+}
+
+func subscriptionTo(name, topic, url, more string) string {
+	return fmt.Sprintf("  - {name: %s, topics: [%s], webhook: {url: %q, allow_http: true, allow_loopback: true, secrets: [%s]%s}}\n", name, topic, url, webhookSecret, more)
+}
+
+// webhooks measures pushing.
+func webhooks(ctx context.Context, s settings) error {
+	b, err := newBench(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	fmt.Fprintln(os.Stderr, "warming the broker")
+	if err := b.warm(ctx); err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, c := range []struct {
+		name string
+		run  func(context.Context, io.Writer) error
+	}{
+		{"webhook-raw", b.webhookRaw},
+		{"webhook-latency", b.webhookLatency},
+		{"webhook-slow-key", b.webhookBadKey("slow", func(http.ResponseWriter) bool { time.Sleep(200 * time.Millisecond); return true })},
+		{"webhook-failing-key", b.webhookBadKey("failing", func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusInternalServerError); return false })},
+		{"webhook-isolation", b.webhookIsolation},
+	} {
+		if strings.Contains(c.name, s.only) {
+			if err := c.run(ctx, w); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			_ = w.Flush() // to the terminal
+		}
+	}
+	return nil
+}
+
+// webhookRaw pushes events that are there already to an endpoint that answers at
+// once, and has a bare client loop post as many of the same bytes.
+func (b *bench) webhookRaw(ctx context.Context, w io.Writer) error {
+	const callers = 64
+	n := int64(b.s.drain / 2)
+	skip := n / 10 // joining the group and finding the concurrency
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.preload(ctx, topic, int(n)); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	poster, err := start(ctx, "poster", []string{self, "-role", "poster"})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = poster.in.Close(); _ = poster.cmd.Wait() }()
+	var cpu, speed [2][]float64
+	for round := range b.s.rounds {
+		for i := range 2 {
+			contender := (i + round) % 2
+			var c, e float64
+			if contender == 0 {
+				c, e, err = b.postBare(poster, callers, n)
+			} else {
+				c, e, err = b.pushRaw(ctx, topic, round, callers, n, skip)
+			}
+			if err != nil {
+				return err
+			}
+			cpu[contender], speed[contender] = append(cpu[contender], c), append(speed[contender], e)
+		}
+	}
+	fmt.Fprintln(w, "scenario\tcontender\tCPU s/M\tevents/s\tCPU ratio\tevents/s ratio")
+	fmt.Fprintf(w, "webhook-raw\tbare client\t%s\t%s\n", show(slices.Clone(cpu[0])), show(slices.Clone(speed[0])))
+	ratios := func(of [2][]float64) string {
+		var r []float64
+		for i := range of[0] {
+			r = append(r, of[1][i]/of[0][i])
+		}
+		return show(r)
+	}
+	c, e := ratios(cpu), ratios(speed)
+	fmt.Fprintf(w, "webhook-raw\tgateway\t%s\t%s\t%s\t%s\n", show(cpu[1]), show(speed[1]), c, e)
+	return nil
+}
+
+func (b *bench) postBare(poster *process, callers int, n int64) (cpu, perSecond float64, err error) {
+	s, err := newSink(nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.close()
+	before, _, err := poster.usage()
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	done, err := poster.command("post %s/ %d %d", s.url, callers, n)
+	took := time.Since(began)
+	if err != nil || done != n || s.count.Load() != n {
+		return 0, 0, fmt.Errorf("%d posted, %d came: %w", done, s.count.Load(), err)
+	}
+	after, _, err := poster.usage()
+	return (after - before) / float64(n) * 1e6, float64(n) / took.Seconds(), err
+}
+
+func (b *bench) pushRaw(ctx context.Context, topic string, round, callers int, n, skip int64) (cpu, perSecond float64, err error) {
+	s, err := newSink(nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.close()
+	type mark struct {
+		at  time.Time
+		cpu float64
+	}
+	var p atomic.Pointer[process]
+	marks := make(chan mark, 2)
+	take := func() {
+		m := mark{at: time.Now()}
+		if at := p.Load(); at != nil {
+			m.cpu, _, _ = at.usage()
+		}
+		marks <- m
+	}
+	s.when(skip, take)
+	s.when(n, take)
+	gateway, stop, err := b.pushing(ctx, subscriptionTo(fmt.Sprintf("raw-%d-%d", time.Now().UnixNano(), round), topic, s.url+"/", fmt.Sprintf(", concurrency: %d", callers)))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer stop()
+	p.Store(gateway)
+	if b.s.profiles != "" {
+		s.when(skip+1, func() { go b.profileOf(gateway, fmt.Sprintf("webhook-raw-%d", round)) })
+	}
+	var from, to mark
+	for _, m := range []*mark{&from, &to} {
+		select {
+		case *m = <-marks:
+		case <-time.After(3 * time.Minute):
+			return 0, 0, fmt.Errorf("%d of %d events came", s.count.Load(), n)
+		}
+	}
+	if from.cpu == 0 {
+		return 0, 0, errors.New("the first tenth came before the process was known: preload more")
+	}
+	return (to.cpu - from.cpu) / float64(n-skip) * 1e6, float64(n-skip) / to.at.Sub(from.at).Seconds(), nil
+}
+
+// profileOf writes two seconds of a process's CPU profile.
+func (b *bench) profileOf(p *process, name string) {
+	answer, err := http.Get("http://" + p.admin + "/debug/pprof/profile?seconds=2")
+	if err != nil {
+		return // the profile is extra
+	}
+	defer answer.Body.Close() //nolint:errcheck // only read
+	profile, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode == http.StatusOK {
+		_ = os.WriteFile(filepath.Join(b.s.profiles, name+".pprof"), profile, 0o600)
+	}
+}
+
+// published is when each event was acknowledged.
+type published struct {
+	mu sync.Mutex
+	at map[int]time.Time
+}
+
+// publishAt publishes events at a rate, over HTTP to the gateway, for a time; their indexes begin at first.
+func publishAt(ctx context.Context, address, topic string, first, rate, keys int, length time.Duration) (*published, error) {
+	out := &published{at: map[int]time.Time{}}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	body := payload()
+	n := int(length.Seconds() * float64(rate))
+	began := time.Now()
+	// One publisher for each key, so that the order of a key is the order of its indexes.
+	var wait sync.WaitGroup
+	failed := make(chan error, keys)
+	for k := range keys {
+		wait.Go(func() {
+			for i := k; i < n && ctx.Err() == nil; i += keys {
+				time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+				r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/v1/topics/"+topic+"/events", bytes.NewReader(body))
+				if err != nil {
+					failed <- err
+					return
+				}
+				r.Header["Postern-Key"] = []string{strconv.Itoa(k)}
+				r.Header["Postern-Header-Index"] = []string{strconv.Itoa(first + i)}
+				r.Header["Content-Type"] = []string{"application/octet-stream"}
+				answer, err := client.Do(r)
+				if err != nil {
+					failed <- err
+					return
+				}
+				_, _ = io.Copy(io.Discard, answer.Body)
+				_ = answer.Body.Close() // it was read
+				if answer.StatusCode != http.StatusOK {
+					failed <- fmt.Errorf("answered %d", answer.StatusCode)
+					return
+				}
+				out.mu.Lock()
+				out.at[first+i] = time.Now()
+				out.mu.Unlock()
+			}
+		})
+	}
+	wait.Wait()
+	select {
+	case err := <-failed:
+		return out, err
+	default:
+		return out, nil
+	}
+}
+
+// latencies are from acknowledgement to receipt, of the events that counts takes; sorted.
+func (s *sink) latencies(p *published, path string, counts func(i int) bool) (all []time.Duration, missing int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, acked := range p.at {
+		if !counts(i) {
+			continue
+		}
+		at, ok := s.at[path+" "+strconv.Itoa(i)]
+		if !ok {
+			missing++
+			continue
+		}
+		all = append(all, max(0, at.Sub(acked)))
+	}
+	slices.Sort(all)
+	return all, missing
+}
+
+func quantile(all []time.Duration, q float64) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	return all[min(len(all)-1, int(q*float64(len(all))))]
+}
+
+// settle waits until the sink has what it must, or for a while.
+func (s *sink) settle(ctx context.Context, p *published, path string, counts func(i int) bool, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if _, missing := s.latencies(p, path, counts); missing == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+const webhookRate = 500
+
+// length of a cell at a rate: a minute, or what -quick leaves of it.
+func (b *bench) webhookLength() time.Duration {
+	return min(time.Minute, 30*b.s.cell)
+}
+
+func everything(int) bool { return true }
+
+// atRate publishes to a gateway that pushes to s, warm, and tells the latencies of what counts takes.
+func (b *bench) atRate(ctx context.Context, s *sink, name string, counts func(int) bool) (all []time.Duration, missing int, err error) {
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	p, stop, err := b.pushing(ctx, subscriptionTo(fmt.Sprintf("%s-%d", name, time.Now().UnixNano()), topic, s.url+"/", ""))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer stop()
+	warm, err := publishAt(ctx, p.http, topic, 0, webhookRate, webhookKeys, 2*time.Second)
+	if err != nil {
+		return nil, 0, err
+	}
+	s.settle(ctx, warm, "/", func(i int) bool { return i%webhookKeys != 0 }, 30*time.Second)
+	s.mu.Lock()
+	clear(s.at)
+	clear(s.last)
+	s.mu.Unlock()
+	sent, err := publishAt(ctx, p.http, topic, 100*webhookKeys, webhookRate, webhookKeys, b.webhookLength())
+	if err != nil {
+		return nil, 0, err
+	}
+	s.settle(ctx, sent, "/", counts, time.Minute)
+	all, missing = s.latencies(sent, "/", counts)
+	return all, missing, nil
+}
+
+func (b *bench) webhookLatency(ctx context.Context, w io.Writer) error {
+	s, err := newSink(nil)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	all, missing, err := b.atRate(ctx, s, "latency", everything)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "scenario\tevents\tmissing\tp50\tp99\tp99.9")
+	fmt.Fprintf(w, "webhook-latency %d/s\t%d\t%d\t%s\t%s\t%s\n", webhookRate, len(all), missing, quantile(all, 0.5).Round(10*time.Microsecond),
+		quantile(all, 0.99).Round(10*time.Microsecond), quantile(all, 0.999).Round(10*time.Microsecond))
+	return nil
+}
+
+// webhookBadKey compares the other keys' latencies without and with one key that is bad.
+func (b *bench) webhookBadKey(name string, bad func(http.ResponseWriter) bool) func(context.Context, io.Writer) error {
+	return func(ctx context.Context, w io.Writer) error {
+		others := func(i int) bool { return i%webhookKeys != 0 }
+		fmt.Fprintln(w, "scenario\tbad key\tother keys' events\tmissing\tp50\tp99\torder kept")
+		var ratios []float64
+		for round := range b.s.rounds {
+			var p99 [2]time.Duration
+			for turn := range 2 {
+				with := (turn+round)%2 == 1
+				s, err := newSink(func(w http.ResponseWriter, _ *http.Request, key string) bool {
+					return !with || key != "0" || bad(w)
+				})
+				if err != nil {
+					return err
+				}
+				all, missing, err := b.atRate(ctx, s, name, others)
+				s.close()
+				if err != nil {
+					return err
+				}
+				which := 0
+				if with {
+					which = 1
+				}
+				p99[which] = quantile(all, 0.99)
+				fmt.Fprintf(w, "webhook-%s-key\t%v\t%d\t%d\t%s\t%s\t%v\n", name, with, len(all), missing, quantile(all, 0.5).Round(10*time.Microsecond), p99[which].Round(10*time.Microsecond), s.ordered)
+			}
+			ratios = append(ratios, float64(p99[1])/float64(p99[0]))
+		}
+		fmt.Fprintf(w, "webhook-%s-key\tratio\t\t\t\t%s\n", name, show(ratios))
+		return nil
+	}
+}
+
+// webhookIsolation has 200 endpoints, of which two never answer and ten take two
+// seconds, and compares a healthy one's latencies with those among 200 healthy ones.
+func (b *bench) webhookIsolation(ctx context.Context, w io.Writer) error {
+	const endpoints, dead, slow, rate = 200, 2, 10, 4
+	fmt.Fprintln(w, "scenario\tsick endpoints\thealthy deliveries\tmissing\tp50\tp99")
+	var p99 [2][]float64
+	for round := range max(1, b.s.rounds/2) {
+		for i := range 2 {
+			sick := (i+round)%2 == 1
+			all, missing, err := b.isolated(ctx, endpoints, dead, slow, rate, sick)
+			if err != nil {
+				return err
+			}
+			which := 0
+			if sick {
+				which = 1
+			}
+			p99[which] = append(p99[which], float64(quantile(all, 0.99)))
+			fmt.Fprintf(w, "webhook-isolation\t%v\t%d\t%d\t%s\t%s\n", sick, len(all), missing, quantile(all, 0.5).Round(10*time.Microsecond), quantile(all, 0.99).Round(10*time.Microsecond))
+		}
+	}
+	var ratios []float64
+	for i := range p99[0] {
+		ratios = append(ratios, p99[1][i]/p99[0][i])
+	}
+	fmt.Fprintf(w, "webhook-isolation\tratio\t\t\t\t%s\n", show(ratios))
+	return nil
+}
+
+func (b *bench) isolated(ctx context.Context, endpoints, dead, slow, rate int, sick bool) ([]time.Duration, int, error) {
+	healthy, err := newSink(nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer healthy.close()
+	release := make(chan struct{})
+	never, err := newSink(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		return false
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer never.close()
+	defer close(release)
+	late, err := newSink(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		select {
+		case <-time.After(2 * time.Second):
+		case <-r.Context().Done():
+		}
+		return true
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer late.close()
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var config strings.Builder
+	run := time.Now().UnixNano()
+	for i := range endpoints {
+		url := fmt.Sprintf("%s/%d", healthy.url, i)
+		switch {
+		case sick && i < dead:
+			url = never.url + "/"
+		case sick && i < dead+slow:
+			url = late.url + "/"
+		}
+		config.WriteString(subscriptionTo(fmt.Sprintf("iso-%d-%d", run, i), topic, url, ""))
+	}
+	p, stop, err := b.pushing(ctx, config.String())
+	if err != nil {
+		return nil, 0, err
+	}
+	defer stop()
+	if err := b.joined(ctx, fmt.Sprintf("iso-%d-", run), endpoints); err != nil {
+		return nil, 0, err
+	}
+	warm, err := publishAt(ctx, p.http, topic, 0, rate, webhookKeys, 5*time.Second)
+	if err != nil {
+		return nil, 0, err
+	}
+	for i := dead + slow; i < endpoints; i++ {
+		healthy.settle(ctx, warm, fmt.Sprintf("/%d", i), everything, time.Minute)
+	}
+	healthy.mu.Lock()
+	clear(healthy.at)
+	healthy.mu.Unlock()
+	sent, err := publishAt(ctx, p.http, topic, 100*webhookKeys, rate, webhookKeys, b.webhookLength()/2)
+	if err != nil {
+		return nil, 0, err
+	}
+	var all []time.Duration
+	missing := 0
+	for i := dead + slow; i < endpoints; i++ {
+		path := fmt.Sprintf("/%d", i)
+		healthy.settle(ctx, sent, path, everything, 30*time.Second)
+		l, m := healthy.latencies(sent, path, everything)
+		all, missing = append(all, l...), missing+m
+	}
+	slices.Sort(all)
+	return all, missing, nil
+}
+
+// joined waits until so many groups whose names begin so have a member with partitions.
+func (b *bench) joined(ctx context.Context, prefix string, groups int) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(500 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		listed, err := b.admin.ListGroups(ctx, "Stable")
+		if err != nil {
+			return err
+		}
+		n := 0
+		for _, g := range listed.Groups() {
+			if strings.HasPrefix(g, prefix) {
+				n++
+			}
+		}
+		if n >= groups {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d groups are stable", n, groups)
+		}
+	}
+}
+
+// servePoster is the bare client: "post URL CALLERS N" posts N requests of one
+// signed event and tells how many were answered 200, and in how many nanoseconds.
+func servePoster() error {
+	fmt.Println("ready")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		var url string
+		var callers int
+		var n int64
+		if _, err := fmt.Sscanf(in.Text(), "post %s %d %d", &url, &callers, &n); err != nil {
+			return err
+		}
+		began := time.Now()
+		done, err := post(url, callers, n)
+		if err != nil {
+			return err
+		}
+		fmt.Println(done, time.Since(began).Nanoseconds())
+	}
+	return in.Err()
+}
+
+func post(url string, callers int, n int64) (int64, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: callers, MaxConnsPerHost: callers}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	body := payload()
+	header := http.Header{
+		"Content-Type": {"application/octet-stream"}, "Postern-Key": {"1234"}, "Postern-Subscription": {"mail"}, "Postern-Attempt": {"1"}, "Postern-Topic": {"bench"},
+		"Postern-Partition": {"3"}, "Postern-Offset": {"12345"}, "User-Agent": {"Postern"}, "Webhook-Id": {"msg_J4QOQWZ3QTQ7CQNNTVQXYT6LQWLTLTYP"},
+		"Webhook-Timestamp": {"1649367553"}, "Webhook-Signature": {"v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw="},
+	}
+	var next, done atomic.Int64
+	var wait sync.WaitGroup
+	failed := make(chan error, callers)
+	for range callers {
+		wait.Go(func() {
+			for next.Add(1) <= n {
+				r, err := http.NewRequest(http.MethodPost, url, bytes.NewReader(body))
+				if err != nil {
+					failed <- err
+					return
+				}
+				r.Header = header
+				answer, err := client.Do(r)
+				if err != nil {
+					failed <- err
+					return
+				}
+				_, _ = io.Copy(io.Discard, answer.Body)
+				_ = answer.Body.Close() // it was read
+				if answer.StatusCode == http.StatusOK {
+					done.Add(1)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	select {
+	case err := <-failed:
+		return done.Load(), err
+	default:
+		return done.Load(), nil
+	}
+}

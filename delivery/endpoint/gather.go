@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/postern-dev/postern/delivery"
@@ -56,11 +55,12 @@ type gatherer struct {
 	bytes   int
 	due     time.Time // of the first that waits
 	// alone are events that were in a batch that was refused as a whole: each is
-	// sent by itself, so that the one to blame is found. Bounded by maxAlone.
+	// sent by itself, so that the one to blame is found. Bounded by maxAlone: past it
+	// all are forgotten, and those still there find their way here again.
 	alone map[event.Position]bool
 }
 
-const maxAlone = 10_000
+const maxAlone = 20_000 // two batches of the largest size
 
 func newGatherer(b Batch) *gatherer { return &gatherer{batch: b, alone: map[event.Position]bool{}} }
 
@@ -111,14 +111,13 @@ func (g *gatherer) giveBack() []delivery.Lease {
 }
 
 // split has the events sent alone from now on.
-func (g *gatherer) split(leases []delivery.Lease) error {
+func (g *gatherer) split(leases []delivery.Lease) {
 	if len(g.alone)+len(leases) > maxAlone {
-		return fmt.Errorf("more than %d events of refused batches wait to be sent alone", maxAlone)
+		clear(g.alone) // some are of partitions that went to other instances
 	}
 	for i := range leases {
 		g.alone[leases[i].Record.Position()] = true
 	}
-	return nil
 }
 
 func (g *gatherer) forget(at event.Position) { delete(g.alone, at) }

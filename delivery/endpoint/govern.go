@@ -56,7 +56,7 @@ func (p *Pusher) ask(ctx context.Context) {
 
 // apply obeys what another instance, or a person, made of the endpoint.
 func (p *Pusher) apply(r Record) {
-	if r.Instance == p.env.Instance && !r.ByHand {
+	if r.Instance == p.env.Instance {
 		return // our own words coming back
 	}
 	now := time.Now()

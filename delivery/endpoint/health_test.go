@@ -378,8 +378,10 @@ func TestHealthHoldsWhateverHappens(t *testing.T) {
 					}
 				}
 			case 6:
-				h.Apply(Record{State: rapid.SampledFrom([]State{Active, Throttled, Open, Disabled}).Draw(t, "state"),
-					Until: now.Add(time.Minute), At: now, ByHand: rapid.Bool().Draw(t, "by hand")}, now)
+				h.Apply(Record{
+					State: rapid.SampledFrom([]State{Active, Throttled, Open, Disabled}).Draw(t, "state"),
+					Until: now.Add(time.Minute), At: now, ByHand: rapid.Bool().Draw(t, "by hand"),
+				}, now)
 			}
 			free, s, next := h.Free(now), h.Status(now), h.Next(now)
 			if free < 0 || s.InFlight != len(begun) || s.Limit < 1 || s.Limit > most {

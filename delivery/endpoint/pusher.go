@@ -301,10 +301,10 @@ func (p *Pusher) deliver(ctx context.Context, leases []delivery.Lease, lender Le
 	began := time.Now()
 	answer, span := p.attempt(ctx, parcel)
 	now := time.Now()
-	if answer.Action == Split && !p.split(leases) {
-		answer.Action = Reject
-	}
 	p.mu.Lock()
+	if answer.Action == Split {
+		p.gather.split(leases)
+	}
 	change := p.health.Done(answer.Outcome, maphash.Bytes(p.seed, lane(leases[0].Record)), began, now)
 	p.messages -= len(leases)
 	p.adjust(now)
@@ -336,16 +336,6 @@ func (p *Pusher) place(ctx context.Context) bool {
 	patience, cancel := context.WithTimeout(ctx, hostPatience)
 	defer cancel()
 	return p.env.Hosts.Acquire(patience, p.options.Host)
-}
-
-func (p *Pusher) split(leases []delivery.Lease) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.gather.split(leases); err != nil {
-		p.log.Warn("a refused batch is rejected whole", "error", err)
-		return false
-	}
-	return true
 }
 
 // lane is what an event waits for: its key's events, or only itself.

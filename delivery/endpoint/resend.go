@@ -36,13 +36,24 @@ func (p *Pusher) once(ctx context.Context, parcel *Parcel) (Attempt, error) {
 		defer p.env.Hosts.Release(p.options.Host)
 	}
 	began := time.Now()
-	answer, span := p.attempt(ctx, parcel)
+	answer, span := Answer{Outcome: Outcome{Action: Retry, Class: "consent", Why: "the endpoint has not consented to events: nothing was sent"}}, trace.SpanContext{}
+	if p.consented() {
+		answer, span = p.attempt(ctx, parcel)
+	}
 	lease := delivery.Lease{Record: parcel.Records[0], Attempt: parcel.Attempt}
 	attempts := p.record([]delivery.Lease{lease}, parcel, answer, span, began)
 	if p.env.Attempts != nil && !parcel.Sample {
 		p.env.Attempts.Attempted(attempts)
 	}
 	return attempts[0], nil
+}
+
+// consented reports whether the endpoint may be sent anything: not even a person's
+// word goes before its own.
+func (p *Pusher) consented() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.health.waitsForConsent()
 }
 
 // Ready waits until the endpoint takes events; false when ctx ends first.

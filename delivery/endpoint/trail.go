@@ -38,9 +38,10 @@ func (t *trail) last(at event.Position) trace.SpanContext {
 func (t *trail) note(at event.Position, span trace.SpanContext) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, there := t.spans[at]; there || len(t.spans) < maxTrail {
-		t.spans[at] = span
+	if len(t.spans) >= maxTrail {
+		clear(t.spans) // some are of events that other instances have now
 	}
+	t.spans[at] = span
 }
 
 func (t *trail) forget(at event.Position) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,7 +120,7 @@ func TestBatchAnswersAreReadEventByEventOnlyWhenTheyFit(t *testing.T) {
 
 func TestConsentIsWhatTheEndpointAllowsAndNeverItsStatus(t *testing.T) {
 	asked := &Handshake{Origin: "events.example.com", RequestRate: 120}
-	any := &Handshake{Origin: "events.example.com"}
+	unrated := &Handshake{Origin: "events.example.com"}
 	for _, c := range []struct {
 		origin, rate string
 		asked        *Handshake
@@ -129,8 +130,8 @@ func TestConsentIsWhatTheEndpointAllowsAndNeverItsStatus(t *testing.T) {
 		{"events.example.com", "60", asked, true, 60},
 		{"EVENTS.example.com", "60", asked, true, 60},
 		{"*", "*", asked, true, 0},
-		{"*", "", any, true, 0},
-		{"*", "30", any, true, 30},
+		{"*", "", unrated, true, 0},
+		{"*", "30", unrated, true, 30},
 		{"", "60", asked, false, 0},
 		{"*", "", asked, false, 0},
 		{"*", "0", asked, false, 0},
@@ -177,16 +178,19 @@ func TestNothingIsSentBeforeConsentAndEverythingNamesTheOriginAfter(t *testing.T
 	l := newLender(t)
 	run(t, p, l)
 	for p.Status().Consent.Why == "" {
-		time.Sleep(time.Millisecond) //nolint:forbidigo // the asking is the pusher's, and over a real connection
+		runtime.Gosched() // the asking is the pusher's, and over a real connection
 	}
 	if s := p.Status(); s.State != endpoint.Open || len(posts) != 0 || p.Window().Messages != 0 {
 		t.Errorf("%+v, %d posts", s, len(posts))
+	}
+	if a, err := p.Sample(t.Context(), record("k", "v"), "x"); err != nil || a.Class != "consent" || len(posts) != 0 {
+		t.Errorf("a sample went before the consent: %+v %v", a, err)
 	}
 	allowed.Store(1)
 	p.Enable("ask again")
 	l.leases <- nil
 	for !p.Status().Consent.Granted {
-		time.Sleep(time.Millisecond) //nolint:forbidigo // likewise
+		runtime.Gosched()
 	}
 	l.leases <- []delivery.Lease{{ID: 9, Record: record("k", "v"), Attempt: 1}}
 	if s := l.only(); s.Word != delivery.Ack {

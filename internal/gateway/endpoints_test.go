@@ -310,7 +310,6 @@ type app struct {
 	got     []*posternv1.HandleRequest
 	batches []int
 	answer  func(*posternv1.HandleRequest) error
-	began   chan struct{}
 }
 
 func (a *app) Handle(_ context.Context, r *posternv1.HandleRequest) (*posternv1.HandleResponse, error) {

@@ -28,18 +28,25 @@ func (c *carrier) write(p *endpoint.Parcel, now time.Time) (body []byte, header 
 	} else {
 		body = c.writeOne(p.Records[0], header)
 	}
-	header["Webhook-Id"] = []string{p.ID}
-	header["Webhook-Timestamp"] = []string{strconv.FormatInt(now.Unix(), 10)}
+	v := values{memory: make([]string, 0, 8)}
+	header["Webhook-Id"] = v.one(p.ID)
+	header["Webhook-Timestamp"] = v.one(strconv.FormatInt(now.Unix(), 10))
 	signature, keys, err := sign(c.keys, p.ID, now, body)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	if signature != "" {
-		header["Webhook-Signature"] = []string{signature}
+		header["Webhook-Signature"] = v.one(signature)
+	}
+	if len(p.Records) == 1 && header["Postern-Batch"] == nil {
+		r := p.Records[0]
+		header["Postern-Topic"] = v.one(r.Topic)
+		header["Postern-Partition"] = v.one(strconv.Itoa(int(r.Partition)))
+		header["Postern-Offset"] = v.one(strconv.FormatInt(r.Offset, 10))
 	}
 	header["User-Agent"] = userAgent
 	header["Postern-Subscription"] = c.name
-	header["Postern-Attempt"] = []string{strconv.Itoa(p.Attempt)}
+	header["Postern-Attempt"] = v.one(strconv.Itoa(p.Attempt))
 	if p.Replay {
 		header["Webhook-Replay"] = yes
 	}
@@ -61,6 +68,15 @@ var (
 	yes       = []string{"true"}
 )
 
+// values makes headers' values of one piece of memory.
+type values struct{ memory []string }
+
+func (v *values) one(s string) []string {
+	n := len(v.memory)
+	v.memory = append(v.memory, s)
+	return v.memory[n : n+1 : n+1]
+}
+
 func (c *carrier) writeOne(r *event.Record, header http.Header) []byte {
 	e := r.Event()
 	body := e.Data
@@ -74,9 +90,6 @@ func (c *carrier) writeOne(r *event.Record, header http.Header) []byte {
 			header["Content-Type"] = []string{"application/octet-stream"}
 		}
 	}
-	header["Postern-Topic"] = []string{r.Topic}
-	header["Postern-Partition"] = []string{strconv.Itoa(int(r.Partition))}
-	header["Postern-Offset"] = []string{strconv.FormatInt(r.Offset, 10)}
 	if e.Data == nil {
 		header["Postern-Tombstone"] = yes
 	}

@@ -2,10 +2,10 @@ package webhook
 
 import (
 	"crypto/ed25519"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"hash"
 	"strconv"
 	"time"
 )
@@ -22,6 +22,7 @@ func sign(keys []signingKey, id string, at time.Time, body []byte) (header strin
 	if len(keys) == 0 {
 		return "", nil, nil
 	}
+	var sum [sha256.Size]byte
 	var signed []byte // id.timestamp.body; ed25519 needs it whole
 	stamp := strconv.AppendInt(make([]byte, 0, 20), at.Unix(), 10)
 	b := make([]byte, 0, 64*len(keys))
@@ -42,13 +43,15 @@ func sign(keys []signingKey, id string, at time.Time, body []byte) (header strin
 			b = base64.StdEncoding.AppendEncode(append(b, "v1a,"...), ed25519.Sign(k.private, signed))
 			continue
 		}
-		mac := hmac.New(sha256.New, k.secret)
+		mac := k.macs.Get().(hash.Hash)
+		mac.Reset()
 		mac.Write([]byte(id))
 		mac.Write([]byte{'.'})
 		mac.Write(stamp)
 		mac.Write([]byte{'.'})
 		mac.Write(body)
-		b = base64.StdEncoding.AppendEncode(append(b, "v1,"...), mac.Sum(nil))
+		b = base64.StdEncoding.AppendEncode(append(b, "v1,"...), mac.Sum(sum[:0]))
+		k.macs.Put(mac)
 	}
 	if len(b) == 0 {
 		return "", nil, errors.New("none of the endpoint's keys is valid now: add one to keys, or correct not_before and not_after")

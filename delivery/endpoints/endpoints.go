@@ -4,9 +4,9 @@
 //
 // Three topics, created on first need: <prefix>endpoints (compacted, one
 // partition, so that every instance reads the same order) has each endpoint's
-// last state; <prefix>attempts (seven days) has every attempt; <prefix>events
-// has operational events as CloudEvents, for any subscription to read. Losing
-// any of them loses no event: delivery goes on without.
+// last state; <prefix>attempts (seven days) has every attempt; the topic of
+// operational events, whose name is a setting because any subscription may read
+// it, has CloudEvents. Losing any of them loses no event: delivery goes on.
 //
 // What one endpoint does is package endpoint's.
 package endpoints
@@ -33,6 +33,7 @@ type Producer interface {
 // Options of New.
 type Options struct {
 	Prefix   string // of the topics' names
+	Events   string // the topic of operational events
 	Attempts string // which are kept: all, failures or none
 	Instance string
 }

@@ -51,7 +51,7 @@ func newJournal(o Options, t *topics, producer Producer, log *slog.Logger, meter
 	written, _ := meter.Int64Counter("postern.attempts.logged", metric.WithDescription("Attempts written to the log of attempts"))
 	dropped, _ := meter.Int64Counter("postern.attempts.dropped", metric.WithDescription("Attempts that the log of attempts could not take"))
 	return &journal{
-		attemptsTopic: o.Prefix + "attempts", eventsTopic: o.Prefix + "events", failuresOnly: o.Attempts == "failures", instance: o.Instance,
+		attemptsTopic: o.Prefix + "attempts", eventsTopic: o.Events, failuresOnly: o.Attempts == "failures", instance: o.Instance,
 		topics: t, producer: producer, log: log, written: written, dropped: dropped, some: make(chan struct{}, 1), full: make(chan struct{}, 1),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/internal/setting"
 )
 
@@ -30,6 +31,8 @@ type Settings struct {
 	DenyCIDRs []string `yaml:"deny_cidrs"`
 	// LogAttempts says which attempts the topic <topics_prefix>attempts keeps: all (default), failures or none.
 	LogAttempts string `yaml:"log_attempts"`
+	// EventsTopic takes operational events as CloudEvents, for any subscription to read. Default "postern.events".
+	EventsTopic string `yaml:"events_topic"`
 }
 
 // WithDefaults returns s with empty settings filled in.
@@ -39,6 +42,9 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.LogAttempts == "" {
 		s.LogAttempts = "all"
+	}
+	if s.EventsTopic == "" {
+		s.EventsTopic = "postern.events"
 	}
 	return s
 }
@@ -78,6 +84,11 @@ func (s Settings) Validate() error {
 	for i, c := range s.DenyCIDRs {
 		if _, err := netip.ParsePrefix(c); err != nil {
 			f.Add(fmt.Sprintf("deny_cidrs[%d]", i), "%q is not an address range such as 203.0.113.0/24", c)
+		}
+	}
+	if s.EventsTopic != "" {
+		if _, err := event.ParseTopic(s.EventsTopic); err != nil {
+			f.Add("events_topic", "%v", err)
 		}
 	}
 	if l := s.LogAttempts; l != "" && l != "all" && l != "failures" && l != "none" {

@@ -25,7 +25,7 @@ func (g *Gateway) buildEndpoints(instance delivery.Instance) error {
 		return err
 	}
 	g.hosts = endpoint.NewHosts(settings.RequestsPerHost)
-	g.endpoints = endpoints.New(endpoints.Options{Prefix: g.config.TopicsPrefix, Attempts: settings.LogAttempts, Instance: instance.String()},
+	g.endpoints = endpoints.New(endpoints.Options{Prefix: g.config.TopicsPrefix, Events: settings.EventsTopic, Attempts: settings.LogAttempts, Instance: instance.String()},
 		g.kafka, g.producer, g.log, g.telemetry.Meter)
 	return nil
 }

@@ -38,21 +38,6 @@ import (
 
 func (r *running) endpoints() posternv1.EndpointsClient { return posternv1.NewEndpointsClient(r.conn) }
 
-// eventually waits for what another goroutine, or instance, is about to do.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for !is() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("it never came to be that %s", what)
-		}
-	}
-}
-
 // receiver is an endpoint that answers as the test says, and counts.
 type receiver struct {
 	*httptest.Server
@@ -86,7 +71,7 @@ func (r *receiver) count() int {
 // prefixed gives a test its own state topics, also on a shared Kafka.
 func prefixed(cluster *brokertest.Cluster, specs ...subscription.Spec) func(*config.Config) {
 	return func(c *config.Config) {
-		c.TopicsPrefix = cluster.Name("st") + "."
+		c.TopicsPrefix, c.Webhooks.EventsTopic = cluster.Name("st")+".", cluster.Name("st-events")
 		c.Subscriptions = specs
 	}
 }
@@ -180,7 +165,7 @@ func TestEveryAttemptOfAnEventIsFoundByItsID(t *testing.T) {
 
 	// Out of attempts is told.
 	eventually(t, "exhaustion is told", func() bool {
-		events := cluster.Read(cluster.Name("st") + ".events")
+		events := cluster.Read(cluster.Name("st-events"))
 		return len(events) == 2 && header(events[0], "ce_type") == endpoint.NoticeExhausted && strings.Contains(string(events[0].Value), topic)
 	})
 

@@ -212,12 +212,28 @@ func (a *Attachment) Return(leases []Lease) {
 	q := a.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	a.giveBack(leases)
+	q.dispatch()
+}
+
+// Decline is Return for want of room: nothing more is lent to a until the next
+// SetWindow. A consumer still at work on events whose leases it lost counts them
+// and the queue does not; without this the two would hand one event to and fro.
+func (a *Attachment) Decline(leases []Lease) {
+	q := a.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	a.giveBack(leases)
+	a.window.Messages = min(a.window.Messages, a.messages)
+	q.dispatch()
+}
+
+func (a *Attachment) giveBack(leases []Lease) {
 	for _, l := range leases {
-		if e := q.leases.get(l.ID); e != nil {
-			q.unlend(e.tracker.home, e)
+		if e := a.queue.leases.get(l.ID); e != nil {
+			a.queue.unlend(e.tracker.home, e)
 		}
 	}
-	q.dispatch()
 }
 
 // release takes every lease of a back, to be lent again at once. q.mu is held.

@@ -31,6 +31,7 @@ type Lender interface {
 	Next(ctx context.Context) ([]delivery.Lease, []delivery.Revocation, error)
 	SetWindow(delivery.Window)
 	Return([]delivery.Lease)
+	Decline([]delivery.Lease)
 }
 
 // Settler takes what became of leases; delivery.Queue is one.

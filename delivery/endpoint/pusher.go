@@ -76,7 +76,8 @@ func (p *Pusher) Window() delivery.Window {
 
 // room counts what is in hand and what more may be. p.mu is held.
 func (p *Pusher) room(now time.Time) int {
-	return p.messages + max(len(p.gather.waiting), p.health.Free(now)*p.options.Batch.MaxEvents)
+	waiting := min(len(p.gather.waiting), p.options.Concurrency*p.options.Batch.MaxEvents)
+	return p.messages + max(waiting, p.health.Free(now)*p.options.Batch.MaxEvents)
 }
 
 // Status tells how the endpoint is doing.
@@ -229,7 +230,7 @@ func (p *Pusher) flush(ctx context.Context, lender Lender, settler Settler, atte
 			rest := p.gather.giveBack()
 			p.adjust(now)
 			p.mu.Unlock()
-			lender.Return(rest)
+			p.decline(rest, lender)
 			return time.Hour
 		}
 	}
@@ -272,10 +273,22 @@ func (p *Pusher) carry(ctx context.Context, leases []delivery.Lease, lender Lend
 	p.mu.Unlock()
 	if !ok {
 		// Lent before the endpoint asked for a pause: it goes back, and was no attempt.
-		lender.Return(leases)
+		p.decline(leases, lender)
 		return
 	}
 	p.deliver(ctx, leases, lender, settler)
+}
+
+// decline gives leases back that may not be sent now. The window is told anew
+// once more may be sent.
+func (p *Pusher) decline(leases []delivery.Lease, lender Lender) {
+	lender.Decline(leases)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.window = -1
+	if now := time.Now(); p.health.Free(now) > 0 {
+		p.adjust(now)
+	}
 }
 
 // deliver makes the request that was admitted and settles its leases by the answer.

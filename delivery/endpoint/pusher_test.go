@@ -93,6 +93,21 @@ func (s *shop) SetWindow(w delivery.Window) {
 	wake(s.ready)
 }
 
+func (s *shop) Decline(leases []delivery.Lease) {
+	s.Return(leases)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.window = min(s.window, len(s.lent))
+}
+
+// lose forgets what is lent, as a queue does whose partitions were taken away.
+func (s *shop) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.lent)
+	wake(s.ready)
+}
+
 func (s *shop) Return(leases []delivery.Lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +124,11 @@ func (s *shop) Settle(settlements []delivery.Settlement) ([]delivery.Result, del
 	defer s.mu.Unlock()
 	var results []delivery.Result
 	for _, settlement := range settlements {
-		l := s.lent[settlement.ID]
+		l, known := s.lent[settlement.ID]
+		if !known {
+			results = append(results, delivery.Result{ID: settlement.ID, Outcome: delivery.Stale})
+			continue
+		}
 		s.settled = append(s.settled, settlement)
 		results = append(results, delivery.Result{ID: settlement.ID, Outcome: delivery.Accepted})
 		if settlement.Word == delivery.Nack {
@@ -219,6 +238,30 @@ func TestEveryEventIsDeliveredAndConcurrencyGrowsToItsMost(t *testing.T) {
 			t.Errorf("%d settled, %d at once", s.final, w.most)
 		}
 	})
+}
+
+func TestEventsAreNotHandedToAndFroWhileRequestsOutliveTheirLeases(t *testing.T) {
+	for _, batch := range []int{1, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newShop(records(400, 400))
+			s.want -= 8 * batch // lost on their way, and lent by another instance
+			w := &wire{}
+			w.carry = func(context.Context, *Parcel) Answer {
+				w.mu.Lock()
+				first := len(w.times) <= 8
+				w.mu.Unlock()
+				if first {
+					time.Sleep(time.Minute)
+				}
+				return answer(ok)
+			}
+			time.AfterFunc(time.Second, s.lose)
+			push(t, s, Options{Concurrency: 8, Timeout: 2 * time.Minute, Batch: Batch{MaxEvents: batch}}, w, quiet(), time.Hour)
+			if !s.finished() || s.returned > 100 {
+				t.Errorf("batches of %d: %d settled, %d given back unsent", batch, s.final, s.returned)
+			}
+		})
+	}
 }
 
 func TestSlowEndpointIsSentFewerAtOnce(t *testing.T) {

@@ -175,6 +175,8 @@ func (l *lender) Return(leases []delivery.Lease) {
 	l.given = append(l.given, leases...)
 }
 
+func (l *lender) Decline(leases []delivery.Lease) { l.Return(leases) }
+
 func (l *lender) Settle(settlements []delivery.Settlement) ([]delivery.Result, delivery.Ticket) {
 	var results []delivery.Result
 	for _, s := range settlements {

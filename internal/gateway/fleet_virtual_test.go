@@ -59,6 +59,12 @@ func newFleet(t testing.TB, cluster *brokertest.Cluster, log *slog.Logger, chang
 
 func (n *node) port(i int) string { return fmt.Sprintf("127.0.0.1:%d", 7600+10*n.index+i) }
 
+func (f *fleet) node(i int) *node {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.nodes[i]
+}
+
 // add makes a place for one more gateway, and starts one there.
 func (f *fleet) add() *node {
 	f.t.Helper()

@@ -58,7 +58,7 @@ func (s *simulation) cause(i int, f planned) {
 			s.recorder.Record(history.Entry{Kind: history.Healed, Value: name})
 		}
 	}
-	n := s.fleet.nodes[f.gateway]
+	n := s.fleet.node(f.gateway)
 	switch f.what {
 	case produceRefused, produceTimedOut, metadataFails, fetchFails:
 		note()

@@ -155,11 +155,11 @@ func (c *Client) Committed(ctx context.Context, group string, topics ...string) 
 	return committed, nil
 }
 
-// commitOutside commits for a group that has no members; metadata stays empty.
-func (c *Client) commitOutside(ctx context.Context, group string, at map[TopicPartition]int64) error {
+// commitOutside commits for a group that has no members.
+func (c *Client) commitOutside(ctx context.Context, group string, at map[TopicPartition]Committing) error {
 	var offsets kadm.Offsets
-	for tp, offset := range at {
-		offsets.AddOffset(tp.Topic, tp.Partition, offset, -1)
+	for tp, what := range at {
+		offsets.Add(kadm.Offset{Topic: tp.Topic, Partition: tp.Partition, At: what.Offset, LeaderEpoch: -1, Metadata: what.Metadata})
 	}
 	answers, err := c.admin.CommitOffsets(ctx, group, offsets)
 	if err == nil {

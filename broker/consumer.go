@@ -36,6 +36,12 @@ type ConsumerOptions struct {
 	Pattern string
 	Except  func(topic string) bool
 	Start   Start // applied once, when the group's first commit is written
+	// Begun says that the group has committed before: that it has no commit is POSITION_LOST.
+	Begun bool
+	// Metadata gives the metadata of the group's first commits; nil gives none.
+	Metadata func(Assigned) string
+	// Idle fetches nothing.
+	Idle bool
 }
 
 // Assigned is one partition that became ours, with what its last owner left.
@@ -164,6 +170,9 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
 	}
+	if o.Idle {
+		group.PauseFetchTopics(consumer.reading()...)
+	}
 	consumer.kgo = group
 	close(consumer.joined)
 	if o.Pattern != "" {
@@ -289,8 +298,18 @@ func (consumer *Consumer) begin(ctx context.Context) error {
 	if err != nil || len(committed) > 0 {
 		return err
 	}
-	first := map[TopicPartition]int64{}
+	if o.Begun {
+		return fault.New(fault.PositionLost, "Kafka has no position of group %s any more, which had one: say with a seek where to go on", o.Group).With("group", o.Group)
+	}
+	first := map[TopicPartition]Committing{}
 	for _, t := range topics {
+		set := func(p int32, offset int64) {
+			tp, c := TopicPartition{t.Name, p}, Committing{Offset: offset}
+			if o.Metadata != nil {
+				c.Metadata = o.Metadata(Assigned{TopicPartition: tp, TopicID: t.ID, Offset: offset})
+			}
+			first[tp] = c
+		}
 		ranges, err := c.Ranges(ctx, t.Name)
 		if err != nil {
 			return err
@@ -304,11 +323,11 @@ func (consumer *Consumer) begin(ctx context.Context) error {
 		for _, p := range t.Partitions {
 			switch {
 			case !o.Start.Time.IsZero():
-				first[TopicPartition{t.Name, p}] = at[p]
+				set(p, at[p])
 			case o.Start.Latest:
-				first[TopicPartition{t.Name, p}] = ranges[p].End
+				set(p, ranges[p].End)
 			default:
-				first[TopicPartition{t.Name, p}] = ranges[p].Start
+				set(p, ranges[p].Start)
 			}
 		}
 	}

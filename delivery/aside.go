@@ -356,6 +356,7 @@ func (q *Queue) begin(p *partition, all []found) {
 	}
 	p.preparing = false
 	q.touch(p)
+	wake(q.commitWake) // a commit that came while it was uncommittable passed it over
 	for _, f := range all {
 		if s := q.addSide(p, f); p.giveUp {
 			q.touch(s)

@@ -117,6 +117,9 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	}
 	if !failed {
 		q.commitFailing = nil
+		if e := q.desired.SeekEpoch; e > q.desired.applied() && q.soughtNone() {
+			defer q.tellBegun(e)
+		}
 	}
 	for _, p := range q.trackers {
 		if p.version != p.committed && !failed && !p.uncommittable() {
@@ -126,6 +129,23 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	}
 	q.signal()
 	return !failed
+}
+
+// soughtNone reports whether every seek is applied here. q.mu is held.
+func (q *Queue) soughtNone() bool {
+	for _, p := range q.rotation {
+		if p.sought || q.isSought(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// tellBegun has it kept that the group has commits that follow a seek. q.mu is held.
+func (q *Queue) tellBegun(epoch uint64) {
+	if q.begun != nil {
+		q.begun(epoch)
+	}
 }
 
 // commitRetry is the wait after a failed commit.

@@ -15,7 +15,17 @@ type Desired struct {
 	// seek that named it, so that a seek which its owner has not applied yet is
 	// not lost to a later one of other partitions.
 	Seeks map[broker.TopicPartition]Seek
+	// Begun is 0 while the group is not known to have committed; else one more than
+	// the SeekEpoch of its last known commit. A group that has no commits and was not
+	// sought since has lost its position.
+	Begun uint64
 }
+
+// Lost reports whether the group, should it have no commits, has lost its position.
+func (d Desired) Lost() bool { return d.Begun > 0 && d.SeekEpoch < d.Begun }
+
+// applied is the last seek that is known to be applied.
+func (d Desired) applied() uint64 { return max(d.Begun, 1) - 1 }
 
 // Seek is where a partition goes on, once.
 type Seek struct {

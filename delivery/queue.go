@@ -82,6 +82,11 @@ func (o Options) Reads(topic string) bool {
 	return ok && !strings.HasPrefix(topic, "_") && !o.isLetters(topic)
 }
 
+// consumer is who reads the subscription's topics.
+func (o Options) consumer() broker.ConsumerOptions {
+	return broker.ConsumerOptions{Group: o.Group, Topics: o.Topics, Start: o.Start, Pattern: o.TopicsPattern, Except: o.isLetters}
+}
+
 // differences names the options that differ.
 func (o Options) differences(p Options) []string {
 	var names []string
@@ -166,6 +171,7 @@ type Queue struct {
 	draining    bool
 	stopping    bool // with the whole gateway
 	desired     Desired
+	begun       func(epoch uint64) // told that the group has commits of this seek epoch; returns soon
 	interrupt   context.CancelFunc // of the poll under way
 	changed     chan struct{}      // closed and replaced when a commit ends or leases come back, if someone waits
 	waiters     int                // of changed
@@ -191,7 +197,6 @@ type Queue struct {
 	readFailing, commitFailing, letterFailing, moveFailing, prepareFailing error
 
 	missed                 *gap       // the last range that retention removed before it was read
-	lostPosition           string     // partitions whose position Kafka has lost
 	filterError, undecoded *lastError // the last ones
 }
 
@@ -263,13 +268,26 @@ func (q *Queue) Instance() Instance { return q.instance }
 
 // open joins the group and starts the queue's goroutines, which close waits for.
 func (q *Queue) open(ctx context.Context) error {
-	q.consumer = q.kafka.NewConsumer(broker.ConsumerOptions{
-		Group: q.options.Group, Topics: q.options.Topics, Start: q.options.Start, Pattern: q.options.TopicsPattern, Except: q.options.isLetters,
-	}, owner{q})
+	o := q.options.consumer()
+	q.mu.Lock()
+	desired := q.desired
+	q.mu.Unlock()
+	o.Begun = desired.Lost()
+	o.Metadata = func(a broker.Assigned) string {
+		p := progress{topicID: a.TopicID, base: a.Offset, epoch: desired.applied()}
+		if p.empty() {
+			return ""
+		}
+		return p.encode()
+	}
+	q.consumer = q.kafka.NewConsumer(o, owner{q})
 	if err := q.consumer.Join(ctx); err != nil {
 		q.cancel()
 		return err
 	}
+	q.mu.Lock()
+	q.tellBegun(desired.applied())
+	q.mu.Unlock()
 	q.done.Go(q.pollLoop)
 	q.done.Go(q.timerLoop)
 	q.done.Go(q.commitLoop)

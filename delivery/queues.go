@@ -30,6 +30,7 @@ type Queues struct {
 	mu       sync.Mutex
 	running  map[string]*running
 	desired  map[string]Desired
+	begun    func(name string, epoch uint64)
 	redrives map[string]map[string]bool // redrive.go; by subscription, then source
 	draining bool
 	closing  sync.WaitGroup
@@ -84,6 +85,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 			r.queue.expect(qs.expected(o.Name))
 			r.users = 1
 			r.queue.desired = qs.desired[o.Name]
+			r.queue.begun = qs.hasBegun(o.Name)
 			qs.running[o.Name] = r
 			qs.mu.Unlock()
 			r.err = r.queue.open(ctx)

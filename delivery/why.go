@@ -21,7 +21,6 @@ type facts struct {
 	readFailing, commitFailing, letterFailing, moveFailing, prepareFailing,
 	openFailing error
 	joined    time.Duration // since the group was joined
-	lost      string        // the position Kafka has lost
 	room      int           // windows' places that are free
 	window    int           // windows' places in all
 	lent      int
@@ -73,8 +72,8 @@ func cause(f facts, now time.Time) Cause {
 		}
 	}
 	switch {
-	case f.lost != "":
-		return say(CausePositionLost, "Kafka has lost the group's position in %s: say with a seek where to go on.", f.lost)
+	case fault.Is(f.openFailing, fault.PositionLost):
+		return LostPosition()
 	case f.newer != "":
 		return say(CauseNewerFormat, "%s is stopped: what was committed there was written by a newer Postern. Upgrade this instance.", f.newer)
 	}
@@ -157,6 +156,11 @@ func cause(f facts, now time.Time) Cause {
 	return say(CauseNone, "Events are on their way.")
 }
 
+// LostPosition is the cause of a subscription whose group had commits and has none.
+func LostPosition() Cause {
+	return Cause{Kind: CausePositionLost, Summary: "Kafka no longer has the group's position, and what was delivered cannot be told: say with a seek where to go on (earliest, latest, a time)."}
+}
+
 // maxBlocked is how many blocked keys a partition's report names.
 const maxBlocked = 20
 
@@ -198,7 +202,7 @@ func (q *Queue) report() Report {
 	now, wall := q.now(), time.Now()
 	f := facts{
 		paused: q.desired.Paused, consumers: len(q.attachments), joined: now, missed: q.missed, filter: q.filterError, undecoded: q.undecoded,
-		readFailing: q.readFailing, commitFailing: q.commitFailing, letterFailing: q.letterFailing, moveFailing: q.moveFailing, prepareFailing: q.prepareFailing, lost: q.lostPosition,
+		readFailing: q.readFailing, commitFailing: q.commitFailing, letterFailing: q.letterFailing, moveFailing: q.moveFailing, prepareFailing: q.prepareFailing,
 	}
 	var report Report
 	share := q.share()

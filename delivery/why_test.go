@@ -30,7 +30,7 @@ func TestTheCauseOfLagIsTheOneThatStopsMost(t *testing.T) {
 		"not allowed to read":           {with(func(f *facts) { f.readFailing = denied }), CauseNotAuthorized},
 		"not allowed to commit":         {with(func(f *facts) { f.readFailing, f.commitFailing = away, denied }), CauseNotAuthorized},
 		"not allowed to join":           {facts{openFailing: denied}, CauseNotAuthorized},
-		"position lost":                 {with(func(f *facts) { f.lost = "t[0]" }), CausePositionLost},
+		"position lost":                 {with(func(f *facts) { f.openFailing = fault.New(fault.PositionLost, "gone") }), CausePositionLost},
 		"newer metadata":                {with(func(f *facts) { f.newer = "t[0]" }), CauseNewerFormat},
 		"broker away":                   {with(func(f *facts) { f.readFailing = away }), CauseBrokerUnavailable},
 		"broker away while preparing":   {with(func(f *facts) { f.prepareFailing = errors.New("x") }), CauseBrokerUnavailable},

@@ -69,6 +69,7 @@ const (
 	MethodNotAllowed     Reason = "METHOD_NOT_ALLOWED"
 	SubscriptionMismatch Reason = "SUBSCRIPTION_MISMATCH"
 	SubscriptionExists   Reason = "SUBSCRIPTION_EXISTS"
+	PositionLost         Reason = "POSITION_LOST"
 	SubscriptionDeleted  Reason = "SUBSCRIPTION_DELETED"
 	SubscriptionChanged  Reason = "SUBSCRIPTION_CHANGED"
 	EtagMismatch         Reason = "ETAG_MISMATCH"
@@ -142,6 +143,7 @@ var Reasons = []Entry{
 	{UnknownRoute, KindNotFound, "No such path.", "See /openapi.json."},
 	{MethodNotAllowed, KindUnimplemented, "The path exists, the method does not.", "See the Allow header and /openapi.json."},
 	{SubscriptionMismatch, KindConflict, "The subscription is open with other settings.", "Open it with the same settings, or by its name only."},
+	{PositionLost, KindPrecondition, "Kafka no longer has the position of a subscription that had one: what was delivered and what was not cannot be told.", "Say where to go on: postern subscriptions seek NAME --to earliest, latest or a time."},
 	{SubscriptionExists, KindConflict, "Another subscription has this name.", "Choose another name, or update the one that is there."},
 	{SubscriptionDeleted, KindNotFound, "The subscription was deleted while it was in use.", "Create it anew, or stop asking for it."},
 	{SubscriptionChanged, KindUnavailable, "The subscription was changed, and is delivered anew by what it says now.", "Connect again at once; no acknowledgement is lost."},

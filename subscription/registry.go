@@ -35,15 +35,17 @@ type Registry struct {
 	store *Store // nil: the configuration is all there is
 	log   *slog.Logger
 
-	mu       sync.Mutex
-	file     map[string]Spec
-	declare  map[string]bool // of the file: still to be kept in Kafka, as this gateway has them
-	entries  map[string]*Entry
-	notified map[string]*Entry
-	changed  map[string]bool // to be told to watchers
-	wake     chan struct{}
-	ready    chan struct{} // closed when watchers were told of everything that was there at the start
-	watchers []func(name string, was, is *Entry)
+	mu        sync.Mutex
+	file      map[string]Spec
+	declare   map[string]bool // of the file: still to be kept in Kafka, as this gateway has them
+	entries   map[string]*Entry
+	notified  map[string]*Entry
+	changed   map[string]bool   // to be told to watchers
+	begun     map[string]uint64 // begun.go: to be kept
+	begunWake chan struct{}
+	wake      chan struct{}
+	ready     chan struct{} // closed when watchers were told of everything that was there at the start
+	watchers  []func(name string, was, is *Entry)
 }
 
 // Entry is one subscription as this gateway sees it. It is not changed once it is there.
@@ -63,7 +65,7 @@ type Entry struct {
 // nil ledger keeps nothing in Kafka.
 func NewRegistry(file []Spec, ledger Ledger, log *slog.Logger) (*Registry, error) {
 	r := &Registry{
-		log: log, entries: map[string]*Entry{}, notified: map[string]*Entry{}, changed: map[string]bool{}, wake: make(chan struct{}, 1), ready: make(chan struct{}),
+		log: log, entries: map[string]*Entry{}, notified: map[string]*Entry{}, changed: map[string]bool{}, begun: map[string]uint64{}, begunWake: make(chan struct{}, 1), wake: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	if ledger != nil {
 		r.store = NewStore(ledger, log, r.refresh)
@@ -121,6 +123,7 @@ func (r *Registry) Run(ctx context.Context) error {
 				r.log.Warn("subscriptions are not kept in Kafka", "error", err)
 			}
 		})
+		work.Go(func() { r.keepBegun(ctx) })
 		work.Go(func() {
 			if err := r.declareFile(ctx); err != nil {
 				failed = err

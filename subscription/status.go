@@ -79,12 +79,16 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 // positions gives each partition with what Kafka says of it; the error is why it
 // says nothing.
 func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*posternv1.PartitionStatus, error) {
-	committed, err := s.Kafka.Committed(ctx, of.Group, of.Topics...)
+	topics, err := s.topics(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	committed, err := s.Kafka.Committed(ctx, of.Group, topics...)
 	if err != nil {
 		return nil, err
 	}
 	var all []*posternv1.PartitionStatus
-	for _, topic := range of.Topics {
+	for _, topic := range topics {
 		ranges, err := s.Kafka.Ranges(ctx, topic)
 		if err != nil {
 			return nil, err
@@ -103,6 +107,35 @@ func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*postern
 		}
 	}
 	return all, nil
+}
+
+// topics lists what a subscription reads: those it names, or those that match now.
+func (s *Server) topics(ctx context.Context, of delivery.Options) ([]string, error) {
+	if of.TopicsPattern == "" {
+		return of.Topics, nil
+	}
+	all, err := s.Kafka.Topics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, t := range all {
+		if !t.Internal && of.Reads(t.Name) {
+			names = append(names, t.Name)
+		}
+	}
+	return names, nil
+}
+
+// hasLost reports whether the group had a position, has none, and was not told
+// where to go on.
+func hasLost(e *Entry, status *posternv1.SubscriptionStatus) bool {
+	for _, p := range status.GetPartitions() {
+		if p.Position != nil {
+			return false
+		}
+	}
+	return e.Desired.Lost() && len(status.GetPartitions()) > 0 && len(status.GetMembers()) == 0
 }
 
 func partitionOf(all *[]*posternv1.PartitionStatus, at broker.TopicPartition) *posternv1.PartitionStatus {
@@ -148,6 +181,8 @@ func cause(e *Entry, of delivery.Cause, status *posternv1.SubscriptionStatus, re
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_BROKER_UNAVAILABLE, Summary: reachable.Error()}
 	case e.Desired.Paused:
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_PAUSED, Summary: "It is paused: nothing is delivered until it is resumed (postern subscriptions resume " + e.Spec.Name + ")."}
+	case of.Kind == 0 && hasLost(e, status):
+		of = delivery.LostPosition()
 	case of.Kind == 0 && status.GetLag() == 0:
 		return &posternv1.Cause{Kind: posternv1.CauseKind_CAUSE_KIND_NONE, Summary: "It does not lag."}
 	case of.Kind == 0 && len(status.GetMembers()) == 0:

@@ -95,12 +95,16 @@ func (s *Server) targets(ctx context.Context, spec Spec, request *posternv1.Seek
 	if err != nil {
 		return nil, nil, err
 	}
-	committed, err := s.Kafka.Committed(ctx, spec.group(), spec.Topics...)
+	topics, err := s.topics(ctx, spec.Queue())
+	if err != nil {
+		return nil, nil, err
+	}
+	committed, err := s.Kafka.Committed(ctx, spec.group(), topics...)
 	if err != nil {
 		return nil, nil, err
 	}
 	targets, answer := map[broker.TopicPartition]delivery.Seek{}, &posternv1.SeekSubscriptionResponse{}
-	for _, topic := range spec.Topics {
+	for _, topic := range topics {
 		if wanted != nil && !namesTopic(wanted, topic) {
 			continue
 		}

@@ -107,7 +107,9 @@ func (s *Store) Take(r *event.Record) {
 		return
 	default:
 		k := &Kept{Name: name, Etag: etagOf(r.Value)}
-		k.State, k.Err = decodeState(name, r.Value)
+		if k.State, k.Err = decodeState(name, r.Value); k.State != nil {
+			k.Etag = k.State.etag(r.Value)
+		}
 		all[name] = k
 	}
 	reading := s.next != nil
@@ -247,6 +249,9 @@ func (s *Store) decide(name string, change func(name string, old *Kept) (*State,
 	written.Revision, written.Created = 1, written.Updated
 	if old != nil {
 		written.Revision, written.Created = old.Revision+1, old.Created
+		if state.onlyBegan(old) {
+			written.Revision, written.Updated = old.Revision, old.Updated
+		}
 	}
 	if r.Value, err = written.encode(); err != nil {
 		return nil, fault.New(fault.InvalidArgument, "%w", err)

@@ -60,12 +60,17 @@ func NeedsReal(t testing.TB, why string) {
 func New(t testing.TB) *Cluster {
 	t.Helper()
 	if Real() {
-		c := &Cluster{t: t, Bootstrap: strings.Split(os.Getenv("POSTERN_TEST_KAFKA"), ",")}
-		c.prefix = fmt.Sprintf("t%s-", strings.ToLower(rand.Text()[:10]))
-		t.Cleanup(c.remove)
-		return c
+		return At(t, os.Getenv("POSTERN_TEST_KAFKA"))
 	}
 	return Fake(t)
+}
+
+// At gives the real Kafka at bootstrap.
+func At(t testing.TB, bootstrap string) *Cluster {
+	c := &Cluster{t: t, Bootstrap: strings.Split(bootstrap, ",")}
+	c.prefix = fmt.Sprintf("t%s-", strings.ToLower(rand.Text()[:10]))
+	t.Cleanup(c.remove)
+	return c
 }
 
 // Fake gives the stand-in whatever the run is for.

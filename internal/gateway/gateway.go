@@ -201,6 +201,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- g.server.Run() }()
 	work.Go(func() { g.watchKafka(working) })
+	work.Go(func() { g.queues.KeepPositions(ctx, g.keptPositions) })
 	if g.tends {
 		work.Go(func() { tend(working) })
 	}

@@ -31,6 +31,7 @@ func (g *Gateway) buildSubscriptions() error {
 	if g.registry, err = subscription.NewRegistry(g.config.Subscriptions, ledger, g.log); err != nil {
 		return err
 	}
+	g.queues.NoteBegun(g.registry.NoteBegun)
 	g.letters = delivery.NewLetters(g.kafka, g.config.TopicsPrefix)
 	if ledger != nil {
 		g.jobs = delivery.NewJobs(g.queues, g.kafka.Ledger(g.config.TopicsPrefix+jobsTopic), g.log)
@@ -38,6 +39,18 @@ func (g *Gateway) buildSubscriptions() error {
 	g.webhooks = newWebhooks(g.push)
 	g.registry.Watch(g.subscriptionChanged)
 	return nil
+}
+
+// keptPositions lists the subscriptions whose positions must not expire: those
+// that are declared, and over a consumer group.
+func (g *Gateway) keptPositions() []delivery.Options {
+	var all []delivery.Options
+	for _, e := range g.registry.List() {
+		if e.Problem == nil {
+			all = append(all, e.Spec.Queue())
+		}
+	}
+	return all
 }
 
 // subscriptionParts are what the service Subscriptions asks for its answers.

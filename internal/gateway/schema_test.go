@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/delivery"
@@ -24,6 +25,7 @@ import (
 	"github.com/postern-dev/postern/internal/embedded"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/schema"
+	"github.com/postern-dev/postern/subscription"
 )
 
 // registry is the one that SCHEMA_REGISTRY_URL names, else the embedded one.
@@ -288,6 +290,48 @@ func TestReadersGetJSONWhateverTheTopicHoldsAndWhatCannotBeReadIsADeadLetter(t *
 	if a := g.do("GET", "/v1/topics/"+topic+"/events?view=xml", ""); a.Status != 400 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
+}
+
+func TestWebhookMadeByTheAPIShowsEventsInTheViewItAsksFor(t *testing.T) {
+	cluster, reg := brokertest.New(t), newSchemaRegistry(t)
+	topic := cluster.Topic("viewed", 1)
+	id := reg.put(topic+"-value", schema.Avro, orderAvro)
+	stored := framed(id, "\x02a\x06\x00")
+	cluster.Put(&event.Record{Topic: topic, Key: []byte("k"), Value: stored})
+	posts := make(chan string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		posts <- string(b)
+	}))
+	defer receiver.Close()
+	g := start(t, cluster, func(c *config.Config) {
+		c.SchemaRegistry.URLs = []string{reg.url}
+		c.SubscriptionsAPI = subscription.Options{AllowHTTP: true, AllowLoopback: true}
+	})
+	name := cluster.Name("viewed-hook")
+	made := g.create(&posternv1.Subscription{
+		Name: name, Topics: []string{topic},
+		Webhook: &posternv1.Webhook{Url: receiver.URL, AllowHttp: true, AllowLoopback: true, View: posternv1.View_VIEW_JSON},
+	})
+	if made.GetWebhook().GetView() != posternv1.View_VIEW_JSON {
+		t.Errorf("it was made with the view %v", made.GetWebhook().GetView())
+	}
+	if got := <-posts; got != `{"id":"a","qty":3,"note":null}` {
+		t.Errorf("posted %q", got)
+	}
+	// The view may be changed: the webhook takes it by itself.
+	if _, err := g.subscriptions().UpdateSubscription(t.Context(), &posternv1.UpdateSubscriptionRequest{
+		Subscription: &posternv1.Subscription{Name: name, Webhook: &posternv1.Webhook{Url: receiver.URL, View: posternv1.View_VIEW_RAW}}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"webhook.view"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(patience); time.Now().Before(until); {
+		cluster.Put(&event.Record{Topic: topic, Key: []byte("k"), Value: stored})
+		if <-posts == string(stored) {
+			return
+		}
+	}
+	t.Error("the changed view is never obeyed")
 }
 
 func TestPullShowsJSON(t *testing.T) {

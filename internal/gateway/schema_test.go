@@ -182,7 +182,29 @@ func TestPublisherNamesItsSchemaOverHTTPAndGRPC(t *testing.T) {
 	if err != nil || r.Results[0].Error != nil {
 		t.Errorf("%v %v", r, err)
 	}
-	for i, record := range cluster.Read(topic) {
+	// Lines name it too, each its own, whether they are answered at once or as a stream.
+	lines := strings.Join([]string{
+		fmt.Sprintf(`{"value":%s,"schema_id":%d}`, body, first),
+		fmt.Sprintf(`{"value":%s,"schema_version":1}`, body),
+		fmt.Sprintf(`{"value":%s}`, body),
+		fmt.Sprintf(`{"specversion":"1.0","id":"1","source":"/s","type":"t","dataschema":"%s/schemas/ids/%d","data":%s}`, reg.url, first, body),
+		fmt.Sprintf(`{"value":%s,"schema_version":0}`, body),
+		fmt.Sprintf(`{"value":%s,"schema_id":999999}`, body),
+	}, "\n")
+	for _, accept := range []string{"application/json", event.MediaNDJSON} {
+		a := g.do("POST", path, lines, "Content-Type", event.MediaNDJSON, "Accept", accept)
+		for _, want := range []string{`"field":"/schema_version"`, string(fault.UnknownSchema)} {
+			if strings.Count(a.Body, `"position"`) != 4 || !strings.Contains(a.Body, want) {
+				t.Errorf("%s: %d %s", accept, a.Status, a.Body)
+			}
+		}
+		ids = append(ids, first, first, second, first)
+	}
+	records := cluster.Read(topic)
+	if len(records) != len(ids) {
+		t.Fatalf("%d records, want %d", len(records), len(ids))
+	}
+	for i, record := range records {
 		if !bytes.HasPrefix(record.Value, framed(ids[i], "")) {
 			t.Errorf("event %d: %x, want schema %d", i, record.Value, ids[i])
 		}

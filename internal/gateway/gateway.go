@@ -126,6 +126,9 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	})
 	g.mover = g.kafka.NewMover()
 	g.queues = delivery.NewQueues(instance, g.kafka, g.mover, g.config.TopicsPrefix, g.log, g.telemetry.Meter)
+	if len(g.config.SchemaRegistry.URLs) > 0 {
+		g.queues.DecodeWith(g.schemas.Data)
+	}
 	if err := g.buildEndpoints(instance); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/embedded"
+	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/schema"
 	"github.com/postern-dev/postern/subscription"
@@ -146,6 +148,10 @@ func TestCurlJSONBecomesAvroAndARefusalNamesEveryField(t *testing.T) {
 				fields = append(fields, v.Field+" "+v.Reason)
 			}
 		}
+	}
+	problem := wire.ProblemOf(wire.FromStatus(results.Results[0].GetError()))
+	if !reflect.DeepEqual(problem.Errors, a.Errors) {
+		t.Errorf("over gRPC %+v, over HTTP %+v", problem.Errors, a.Errors)
 	}
 	if fmt.Sprint(fields) != "[/id avro.type /qty avro.type /colour avro.unknown_field]" {
 		t.Errorf("%v", fields)

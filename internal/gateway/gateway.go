@@ -137,6 +137,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	pushed := endpoints.NewServer(g.endpoints, policy, g.topicsOf, g.drainBegan)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
+	tails.DescribeSubscriptions(g.declared)
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(g.subscriptionParts(policy))
 

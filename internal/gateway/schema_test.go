@@ -481,3 +481,42 @@ func TestARetryIsTheSameEventThoughANewerSchemaWouldEncodeIt(t *testing.T) {
 		t.Errorf("%d records", len(records))
 	}
 }
+
+func TestAsyncAPITellsThisDeploymentsTopicsSubscriptionsAndEndpoints(t *testing.T) {
+	cluster, reg := brokertest.New(t), newSchemaRegistry(t)
+	topic := cluster.Topic("described", 1)
+	reg.put(topic+"-value", schema.Avro, orderAvro)
+	fileHook, stream := cluster.Name("described-file"), cluster.Name("described-stream")
+	g := start(t, cluster, func(c *config.Config) {
+		reg.with(topic, encode())(c)
+		s := hook(fileHook, topic, "http://127.0.0.1:9/secret-path?token=canary", delivery.Retry{})
+		s.Webhook.View = webhook.ViewJSON
+		c.Subscriptions = append(c.Subscriptions, s)
+	})
+	g.create(&posternv1.Subscription{Name: stream, Topics: []string{topic}, Filter: &posternv1.Filter{Cel: "data.qty > 1"}})
+	a := g.do("GET", "/asyncapi.json", "")
+	var doc struct {
+		Operations map[string]struct{ Action, Summary string }
+		Servers    map[string]struct{ Host string }
+		Components struct {
+			Messages map[string]struct {
+				Payload struct{ Schema struct{ Name string } }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(a.Body), &doc); err != nil || a.Status != 200 {
+		t.Fatalf("%d %v %s", a.Status, err, a.Body)
+	}
+	if doc.Components.Messages[topic].Payload.Schema.Name != "Order" {
+		t.Errorf("%+v", doc.Components.Messages[topic])
+	}
+	if o := doc.Operations["subscribe."+stream]; o.Action != "send" || !strings.Contains(o.Summary, "filter") {
+		t.Errorf("%+v", o)
+	}
+	if o := doc.Operations["push."+fileHook]; o.Action != "send" || !strings.Contains(o.Summary, "JSON") || doc.Servers["push."+fileHook].Host != "127.0.0.1:9" {
+		t.Errorf("%+v", o)
+	}
+	if strings.Contains(a.Body, "secret-path") || strings.Contains(a.Body, "canary") {
+		t.Error("a webhook's path is told")
+	}
+}

@@ -478,7 +478,7 @@ func (q *Queue) followLoop() {
 
 // offerAside hands records of side partitions to their trackers.
 func (q *Queue) offerAside(records []*event.Record) {
-	verdicts := q.judgeRedriven(records)
+	verdicts := q.judgeAside(records)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, r := range records {
@@ -525,6 +525,13 @@ func (q *Queue) takeAside(p *partition, r *event.Record, v verdict) {
 		q.unpark(p, origin)
 		return
 	}
+	if v.skip {
+		p.pass(r.Offset)
+		q.touch(p)
+		q.unpark(p, origin)
+		q.metrics.filtered(1)
+		return
+	}
 	was := past{attempts: int16(min(a.attempts, math.MaxInt16)), firstLent: q.at(a.first)}
 	due := q.at(a.due)
 	if a.failure != "" || due > 0 {
@@ -534,7 +541,11 @@ func (q *Queue) takeAside(p *partition, r *event.Record, v verdict) {
 		was.due = min(due, max(q.at(a.timestamp.Add(p.side.delay())), 1))
 		p.release = was.due
 	}
-	if e := p.take(r.Offset, origin, was); e != nil && e.timer != 0 {
+	e := p.take(r.Offset, origin, was)
+	if e == nil || e.state == settled {
+		return
+	}
+	if q.judged(p, e, v); e.timer != 0 {
 		q.rearm()
 	}
 }

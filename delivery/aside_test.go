@@ -74,6 +74,33 @@ type world struct {
 	readPark     int
 	fail         func() error // what a write meets; nil: it works
 	crashes      int
+	away         bool // the schema registry
+}
+
+// Of a world's events the filter passes those that say yes, and can tell of none
+// before the registry has answered.
+const (
+	plainly   = "v"
+	encodedly = "\x00yes"
+	filtered  = "\x00no"
+)
+
+type worldFilter struct{}
+
+func (worldFilter) String() string { return "yes" }
+
+func (worldFilter) Match(r *event.Record, decoded []byte) (bool, error) {
+	if decoded == nil && r.Value[0] == 0 {
+		return false, ErrEncoded
+	}
+	return string(decoded) != filtered, nil
+}
+
+func (w *world) decode(_ context.Context, r *event.Record) ([]byte, error) {
+	if w.away {
+		return nil, fault.New(fault.RegistryUnavailable, "it is away")
+	}
+	return r.Value, nil
 }
 
 var (
@@ -91,9 +118,10 @@ func newWorld() *world {
 func (w *world) own() {
 	var sequence atomic.Uint64
 	w.crashes++
-	o := Options{Name: "q", Topics: []string{"t"}, Lease: time.Minute, SidePrefix: "_", Retry: Retry{MaxAttempts: 1000, MaxBackoff: 10 * time.Second, MaxBlock: 1 << 60}.WithDefaults()}
+	o := Options{Name: "q", Topics: []string{"t"}, Lease: time.Minute, SidePrefix: "_", Filter: worldFilter{}, Retry: Retry{MaxAttempts: 1000, MaxBackoff: 10 * time.Second, MaxBlock: 1 << 60}.WithDefaults()}
 	w.q = newQueue(o, nil, w, Instance(w.crashes), &sequence, slog.New(slog.DiscardHandler), newMetrics(noop.Meter{}, "q"))
 	w.q.moveAtOnce = 3
+	w.q.decode = w.decode
 	w.q.budget.earned = -1 << 30 // it is tried by itself
 	w.q.budget.spent = -1 << 30
 	at := w.saved[sourceAt]
@@ -156,8 +184,11 @@ func (w *world) lend(t *rapid.T) {
 	w.a.pending = nil
 	w.q.mu.Unlock()
 	for _, l := range leases {
+		if string(l.Record.Value) == filtered {
+			t.Fatalf("event %d was lent, which the filter does not pass", l.Record.Offset)
+		}
 		for _, other := range w.source {
-			if other.Offset < l.Record.Offset && string(other.Key) == string(l.Record.Key) && l.Record.Key != nil && !w.done[other.Offset] {
+			if other.Offset < l.Record.Offset && string(other.Key) == string(l.Record.Key) && l.Record.Key != nil && !w.done[other.Offset] && string(other.Value) != filtered {
 				t.Fatalf("event %d of key %s was lent before event %d was ever settled", l.Record.Offset, l.Record.Key, other.Offset)
 			}
 		}
@@ -237,17 +268,17 @@ func (w *world) readParkSome(n int) {
 
 // TestParkedKeysKeepTheirOrderAndLoseNothingWhateverHappens tries any order of
 // reading, lending, failing for long, writing to the park with failures and
-// unknown outcomes, zombies that write to it, commits and crashes.
+// unknown outcomes, a filter that cannot tell for want of a schema, zombies that write to it, commits and crashes.
 func TestParkedKeysKeepTheirOrderAndLoseNothingWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
 		zombie := w.q
 		zombieOf := w.p
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
-			switch rapid.SampledFrom([]string{"publish", "read", "read park", "lend", "lend", "ack", "ack", "nack", "block", "write", "write", "write badly", "commit", "wait", "crash", "zombie"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"publish", "read", "read park", "lend", "lend", "ack", "ack", "nack", "block", "write", "write", "write badly", "commit", "wait", "crash", "zombie", "registry", "judge"}).Draw(t, "step") {
 			case "publish":
 				for range rapid.IntRange(1, 10).Draw(t, "count") {
-					r := &event.Record{Topic: "t", Offset: int64(len(w.source)), Value: []byte("v")}
+					r := &event.Record{Topic: "t", Offset: int64(len(w.source)), Value: []byte(rapid.SampledFrom([]string{plainly, plainly, encodedly, filtered}).Draw(t, "value"))}
 					if k := rapid.IntRange(0, 3).Draw(t, "key"); k > 0 {
 						r.Key = []byte{'a' + byte(k)}
 					}
@@ -289,6 +320,10 @@ func TestParkedKeysKeepTheirOrderAndLoseNothingWhateverHappens(t *testing.T) {
 			case "crash":
 				zombie, zombieOf = w.q, w.p
 				w.own()
+			case "registry":
+				w.away = !w.away
+			case "judge":
+				_, _ = w.q.judgeAgain() // what it cannot say it says later
 			case "zombie": // an earlier owner, which does not know yet, writes what it was about to
 				if zombie != w.q && zombie.trackers[sourceAt] == zombieOf {
 					_ = zombie.moveOnce() // its outcome is nobody's business
@@ -296,7 +331,13 @@ func TestParkedKeysKeepTheirOrderAndLoseNothingWhateverHappens(t *testing.T) {
 			}
 		}
 		// Everything heals: all is read, and acknowledged.
-		w.fail = nil
+		w.fail, w.away = nil, false
+		wanted := 0
+		for _, r := range w.source {
+			if string(r.Value) != filtered {
+				wanted++
+			}
+		}
 		side := w.p.sideOf(sidePark)
 		for round := 0; w.p.position() < int64(len(w.source)) || side.position() < int64(len(w.park)); round++ {
 			if round == 10*len(w.source)+20 {
@@ -307,12 +348,14 @@ func TestParkedKeysKeepTheirOrderAndLoseNothingWhateverHappens(t *testing.T) {
 			w.readParkSome(100)
 			w.pass(3 * time.Hour)
 			w.lend(t)
+			_, _ = w.q.judgeAgain() // nothing can fail
+			w.lend(t)
 			for len(w.held) > 0 {
 				w.settle(t, Ack, 0)
 			}
 		}
-		if len(w.done) != len(w.source) {
-			t.Fatalf("%d of %d events were settled", len(w.done), len(w.source))
+		if len(w.done) != wanted {
+			t.Fatalf("%d of %d events were settled", len(w.done), wanted)
 		}
 		w.commit()
 		if at := w.saved[sourceAt]; at.Offset != int64(len(w.source)) || at.Metadata != "" {

@@ -156,7 +156,7 @@ func (q *Queue) writeDeadLetters() (more bool) {
 	for len(q.unburied) > 0 && len(todo) < lettersAtOnce && bytes < letterBytesAtOnce {
 		e := q.unburied[0]
 		q.unburied = q.unburied[1:]
-		if !q.still(e) {
+		if !q.still(e, burying) {
 			continue // the partition is somebody else's now, who delivers the event again
 		}
 		l := letter{reason: e.story.reason, detail: e.failure(), attempts: e.attempt(), last: now, subscription: q.options.Name}
@@ -176,7 +176,7 @@ func (q *Queue) writeDeadLetters() (more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i, e := range todo {
-		if !q.still(e) {
+		if !q.still(e, burying) {
 			continue
 		}
 		if errs[i] != nil {
@@ -198,10 +198,10 @@ func (q *Queue) writeDeadLetters() (more bool) {
 	return more
 }
 
-// still reports whether e, whose dead letter is to be written, is still ours.
-func (q *Queue) still(e *entry) bool {
+// still reports whether e is still ours and what it was. q.mu is held.
+func (q *Queue) still(e *entry, was state) bool {
 	p := e.tracker.home
-	return q.trackers[p.at] == p && e.state == burying
+	return q.trackers[p.at] == p && e.state == was
 }
 
 // createDeadLetterTopic makes the topic on first need, as durable as its source and with room for the evidence.
@@ -229,7 +229,7 @@ func (q *Queue) createDeadLetterTopic() error {
 // buryLater tries again after a while. q.mu is held.
 func (q *Queue) buryLater(e *entry, err error) {
 	p := e.tracker.home
-	if !q.still(e) {
+	if !q.still(e, burying) {
 		return
 	}
 	q.letterFailing = err

@@ -540,5 +540,7 @@ func TestAFilterStandsBeforeWhatIsReplayed(t *testing.T) {
 // onlyKey is a filter.
 type onlyKey string
 
-func (k onlyKey) Match(r *event.Record) (bool, error) { return string(r.Key) == string(k), nil }
-func (k onlyKey) String() string                      { return string(k) }
+func (k onlyKey) Match(r *event.Record, _ []byte) (bool, error) {
+	return string(r.Key) == string(k), nil
+}
+func (k onlyKey) String() string { return string(k) }

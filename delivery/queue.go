@@ -56,7 +56,10 @@ type Options struct {
 
 // Filter decides whether an event is a subscription's. Safe for concurrent use.
 type Filter interface {
-	Match(*event.Record) (bool, error)
+	// Match judges r. What it answers may depend on data that is in the schema
+	// registry's wire format: then it says ErrEncoded, and is asked again with that
+	// data as JSON.
+	Match(r *event.Record, decoded []byte) (bool, error)
 	String() string // equal for filters that are the same
 }
 
@@ -147,6 +150,7 @@ type Queue struct {
 	kafka    *broker.Client
 	consumer *broker.Consumer
 	mover    Mover
+	decode   Decode // nil: there is no schema registry
 	log      *slog.Logger
 	metrics  *metrics
 	instance Instance
@@ -180,6 +184,9 @@ type Queue struct {
 	commitNow   chan struct{} // and somebody waits for it
 	letterWake  chan struct{}
 	unburied    []*entry // dead letters to write
+	judgeWake   chan struct{}
+	unjudged    []*entry // to be judged again (judge.go)
+	judgeError  error    // why they could not be judged
 	budget      budget
 	assignments uint64 // counts them, to name each
 
@@ -255,7 +262,7 @@ func newQueue(o Options, kafka *broker.Client, mover Mover, instance Instance, s
 		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
 		trackers:   map[broker.TopicPartition]*partition{},
 		committing: make(chan struct{}, 1), changed: make(chan struct{}), timerWake: make(chan struct{}, 1),
-		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1),
+		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1), judgeWake: make(chan struct{}, 1),
 		prepareWake: make(chan struct{}, 1), moveWake: make(chan struct{}, 1), followWake: make(chan struct{}, 1),
 	}
 }
@@ -292,6 +299,7 @@ func (q *Queue) open(ctx context.Context) error {
 	q.done.Go(q.timerLoop)
 	q.done.Go(q.commitLoop)
 	q.done.Go(q.letterLoop)
+	q.done.Go(q.judgeLoop)
 	q.done.Go(q.prepareLoop)
 	q.done.Go(q.moveLoop)
 	q.done.Go(q.followLoop)
@@ -491,27 +499,6 @@ func (q *Queue) share() int64 {
 	return trackerBytes / int64(max(1, busy))
 }
 
-// verdict is what the filter says of a record.
-type verdict struct {
-	skip bool
-	err  error // of the filter, to be dead-lettered
-}
-
-// judge asks the filter.
-func (q *Queue) judge(r *event.Record) verdict {
-	if q.options.Filter == nil {
-		return verdict{}
-	}
-	match, err := q.options.Filter.Match(r)
-	switch {
-	case err == nil:
-		return verdict{skip: !match}
-	case q.options.FilterErrors == FilterSkips:
-		return verdict{skip: true}
-	}
-	return verdict{err: err}
-}
-
 // offer hands polled records to their trackers and lends what can be lent.
 func (q *Queue) offer(records []*event.Record) {
 	if len(records) == 0 {
@@ -519,10 +506,12 @@ func (q *Queue) offer(records []*event.Record) {
 	}
 	var verdicts []verdict
 	if q.options.Filter != nil { // outside the lock: it may take a while
+		ctx, cancel := context.WithTimeout(q.ctx, judgePatience)
 		verdicts = make([]verdict, len(records))
 		for i, r := range records {
-			verdicts[i] = q.judge(r)
+			verdicts[i] = q.judge(ctx, r)
 		}
+		cancel()
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -585,16 +574,13 @@ func (q *Queue) take(p *partition, r *event.Record, v verdict) {
 		q.metrics.filtered(1)
 	default:
 		e := p.take(r.Offset, r, past{})
-		switch {
-		case e.state == settled:
+		switch e.state {
+		case settled:
 			q.touch(p)
-		case e.state == moving:
+		case moving: // it is judged again where it goes
 			wake(q.moveWake)
-		case v.err != nil && e.state == ready:
-			q.unready(p, e)
-			q.bury(p, e, reasonFilter, v.err.Error())
-		case v.err != nil: // behind others of its key: judged again when its turn comes
-			e.tell().filter = v.err
+		default:
+			q.judged(p, e, v)
 		}
 	}
 }
@@ -627,6 +613,11 @@ func (q *Queue) dispatch() {
 				break
 			}
 			misses = 0
+			if e.story != nil && e.story.unjudged {
+				p.ready.pop()
+				q.judgeLater(e)
+				continue
+			}
 			if e.story != nil && e.story.filter != nil {
 				p.ready.pop()
 				q.bury(p, e, reasonFilter, e.story.filter.Error())

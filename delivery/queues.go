@@ -21,6 +21,7 @@ import (
 type Queues struct {
 	kafka    *broker.Client
 	mover    Mover
+	decode   Decode
 	prefix   string // of the topics for events that must wait
 	log      *slog.Logger
 	meter    metric.Meter
@@ -65,6 +66,10 @@ func NewQueues(instance Instance, kafka *broker.Client, mover Mover, prefix stri
 	return &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}, desired: map[string]Desired{}}
 }
 
+// DecodeWith lets filters see data in the schema registry's wire format. It is
+// called before the first Open.
+func (qs *Queues) DecodeWith(decode Decode) { qs.decode = decode }
+
 // Instance names this gateway in leases.
 func (qs *Queues) Instance() Instance { return qs.instance }
 
@@ -82,6 +87,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 		r := qs.running[o.Name]
 		if r == nil {
 			r = &running{opened: make(chan struct{}), queue: newQueue(o, qs.kafka, qs.mover, qs.instance, &qs.sequence, qs.log, newMetrics(qs.meter, o.Name))}
+			r.queue.decode = qs.decode
 			r.queue.expect(qs.expected(o.Name))
 			r.users = 1
 			r.queue.desired = qs.desired[o.Name]

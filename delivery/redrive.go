@@ -168,29 +168,6 @@ func (q *Queue) addRedrives(ps []*partition, told uint64) (missing map[string]bo
 	return missing, nil
 }
 
-// judgeRedriven asks the filter about records of redrive topics: what is replayed
-// may never have passed it, and it may be another one than when an event died.
-func (q *Queue) judgeRedriven(records []*event.Record) map[*event.Record]verdict {
-	if q.options.Filter == nil {
-		return nil
-	}
-	var verdicts map[*event.Record]verdict
-	for _, r := range records {
-		if _, job := r.Header(event.MoveJob); !job {
-			continue
-		}
-		if origin, a, err := unmoved(r); err == nil && a.job != "" {
-			if v := q.judge(origin); v.skip || v.err != nil {
-				if verdicts == nil {
-					verdicts = map[*event.Record]verdict{}
-				}
-				verdicts[r] = v
-			}
-		}
-	}
-	return verdicts
-}
-
 // takeRedriven offers the event origin, which stands at offset in a redrive partition. q.mu is held.
 func (q *Queue) takeRedriven(p *partition, offset int64, origin *event.Record, a arrival, v verdict) {
 	if offset < p.next {
@@ -206,15 +183,11 @@ func (q *Queue) takeRedriven(p *partition, offset int64, origin *event.Record, a
 		return
 	}
 	e := p.take(offset, origin, past{})
-	switch {
-	case e.state == settled:
+	if e.state == settled {
 		q.touch(p)
-	case v.err != nil && e.state == ready:
-		q.unready(p, e)
-		q.bury(p, e, reasonFilter, v.err.Error())
-	case v.err != nil:
-		e.tell().filter = v.err
+		return
 	}
+	q.judged(p, e, v)
 }
 
 // redrivenRecord writes a dead letter's event as it is redriven: its own headers,

@@ -61,6 +61,7 @@ const (
 	lent                 // with a borrower until due
 	waiting              // for its next attempt at due
 	burying              // its dead letter is being written
+	judging              // its turn has come, and the filter is asked again
 	moving               // its copy in a side topic is to be written
 	settled              // a run
 )
@@ -97,6 +98,7 @@ type story struct {
 	reason    string        // of the dead letter, while burying
 	due       time.Duration // of the next attempt, while the event is moved or in a tier; 0: at once
 	filter    error         // of the filter, met when the event's turn comes
+	unjudged  bool          // the filter could not tell for now; it is asked again when the event's turn comes
 	buryTries int8
 }
 

@@ -32,6 +32,8 @@ type facts struct {
 	blocked   *BlockedKey   // with the most events behind it
 	keys      int           // that are blocked
 	missed    *gap          // the last range that retention removed
+	unjudged  int           // wait until the filter can be asked
+	judging   error         // why it cannot
 	filter    *lastError
 	undecoded *lastError
 }
@@ -136,6 +138,10 @@ func cause(f facts, now time.Time) Cause {
 	switch {
 	case f.full != "" && f.room > 0:
 		return figures(say(CauseTrackerFull, "%s holds as many unsettled events as memory allows, and none may be delivered now.", f.full))
+	case f.unjudged > 0 && f.lent == 0:
+		c := say(CauseFilterError, "The filter asks for data that cannot be decoded for now, and those events wait: %v", f.judging)
+		c.Figures["waiting"] = strconv.Itoa(f.unjudged)
+		return c
 	case f.filter != nil && now.Sub(f.filter.at) < lately && f.lent == 0:
 		c := say(CauseFilterError, "The filter fails on events, which go to the dead letters: %s", f.filter.text)
 		c.Since, c.Figures["failures"] = f.filter.at, strconv.FormatInt(f.filter.count, 10)
@@ -201,7 +207,7 @@ func (q *Queue) report() Report {
 	defer q.mu.Unlock()
 	now, wall := q.now(), time.Now()
 	f := facts{
-		paused: q.desired.Paused, consumers: len(q.attachments), joined: now, missed: q.missed, filter: q.filterError, undecoded: q.undecoded,
+		paused: q.desired.Paused, consumers: len(q.attachments), joined: now, missed: q.missed, judging: q.judgeError, filter: q.filterError, undecoded: q.undecoded,
 		readFailing: q.readFailing, commitFailing: q.commitFailing, letterFailing: q.letterFailing, moveFailing: q.moveFailing, prepareFailing: q.prepareFailing,
 	}
 	var report Report
@@ -273,8 +279,15 @@ func (q *Queue) tell(p *partition, r *PartitionReport, f *facts, now time.Durati
 			r.Outstanding++
 		case ready:
 			f.ready++
+		case judging:
+			r.Waiting++
+			f.unjudged++
 		case waiting:
 			r.Waiting++
+			if e.story != nil && e.story.unjudged {
+				f.unjudged++
+				break
+			}
 			if e.attempt() == 0 {
 				break
 			}

@@ -36,7 +36,7 @@ func (i *instance) expectCause(o delivery.Options, want delivery.CauseKind) deli
 
 type onlyEven struct{}
 
-func (onlyEven) Match(r *event.Record) (bool, error) {
+func (onlyEven) Match(r *event.Record, _ []byte) (bool, error) {
 	if len(r.Value) == 0 {
 		return false, errors.New("there is no data")
 	}

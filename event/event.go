@@ -117,3 +117,8 @@ func (e *Event) SetExtension(name, value string) {
 	}
 	e.Extensions = append(e.Extensions, Attribute{name, value})
 }
+
+// IsEncoded reports whether data is in the schema registry's wire format: a zero
+// byte and a schema's id in four, of which the first is below 128. No text of JSON
+// begins so. What follows is package schema's.
+func IsEncoded(data []byte) bool { return len(data) >= 5 && data[0] == 0 && data[1] < 0x80 }

@@ -177,6 +177,7 @@ func FuzzFromNDJSON(f *testing.F) {
 	f.Add([]byte(`{"key":"a","value":{"n":1},"headers":[["h","x"],["h",null],["b",{"base64":"AP8="}]],"partition":1,"timestamp":"2026-01-31T10:00:00Z"}`))
 	f.Add([]byte(`{"key_base64":"AP8=","value_base64":"AP8="}`))
 	f.Add([]byte(`{"value":null}`))
+	f.Add([]byte(`{"value":{},"schema_id":7,"schema_version":2147483648}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		e, err := FromNDJSON(line)
 		if err != nil || e.Validate() != nil {

@@ -11,7 +11,11 @@ import (
 // FromNDJSON reads one line: a CloudEvent if it has specversion, else a record:
 //
 //	{"key": "text" | "key_base64": "...", "value": any | "value_base64": "...",
-//	 "headers": [["name", "value"], ...], "content_type": "...", "partition": 0, "timestamp": "RFC 3339", "topic": "..."}
+//	 "headers": [["name", "value"], ...], "content_type": "...", "partition": 0, "timestamp": "RFC 3339", "topic": "...",
+//	 "schema_id": 7 | "schema_version": 3}
+//
+// schema_id or schema_version names the schema of the value, as in [Event]; a
+// CloudEvent says it with dataschema.
 //
 // The topic is where the event goes, by default the request's; beside an offset it
 // is where a tail found it, and says nothing.
@@ -93,10 +97,14 @@ func FromNDJSON(line []byte) (Event, error) {
 			if e.Topic, err = ParseTopic(text); err != nil {
 				return malformed(field, "%v", err)
 			}
+		case "schema_id":
+			return setNumber(field, raw, &e.SchemaID)
+		case "schema_version":
+			return setNumber(field, raw, &e.SchemaVersion)
 		case "offset":
 			tailed = true
 		default:
-			return malformed(field, "unknown member: a record has key, key_base64, value, value_base64, headers, content_type, partition, timestamp, topic; a CloudEvent has specversion")
+			return malformed(field, "unknown member: a record has key, key_base64, value, value_base64, headers, content_type, partition, timestamp, topic, schema_id, schema_version; a CloudEvent has specversion")
 		}
 		return nil
 	})
@@ -112,6 +120,16 @@ func FromNDJSON(line []byte) (Event, error) {
 		e.Topic = ""
 	}
 	return e, nil
+}
+
+// setNumber reads the number of a schema or of its version.
+func setNumber(field string, raw json.RawMessage, to *int32) error {
+	n, err := strconv.ParseInt(string(raw), 10, 32)
+	if err != nil || n < 1 {
+		return malformed(field, "%.20s is not a number from 1 on", raw)
+	}
+	*to = int32(n)
+	return nil
 }
 
 func setText(field string, raw json.RawMessage, to *[]byte) error {

@@ -105,10 +105,17 @@ const maxTypes = 20_000
 // newAvro compiles a schema and those it refers to, in the order of dependency.
 func newAvro(text string, references []string) (*avroCodec, error) {
 	var cache avro.SchemaCache
+	var unfolding avroUnfolding
 	for _, r := range references {
+		if err := unfolding.check(r); err != nil {
+			return nil, fmt.Errorf("a schema it refers to: %w", err)
+		}
 		if _, err := cache.Parse(r); err != nil {
 			return nil, fmt.Errorf("a schema it refers to: %w", err)
 		}
+	}
+	if err := unfolding.check(text); err != nil {
+		return nil, err
 	}
 	parsed, err := cache.Parse(text)
 	if err != nil {

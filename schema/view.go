@@ -51,6 +51,16 @@ func (c *Checker) View(ctx context.Context, r *event.Record) (*event.Record, err
 	return &seen, nil
 }
 
+// Data gives r's data as JSON, as View does; the key is not looked at.
+func (c *Checker) Data(ctx context.Context, r *event.Record) ([]byte, error) {
+	var rule *partRule
+	if t := c.of(r.Topic); t != nil {
+		rule = t.value
+	}
+	data, _, err := c.decode(ctx, r.Value, r, rule)
+	return data, err
+}
+
 // decode gives a value as JSON, and its media type when it is another than the record says.
 func (c *Checker) decode(ctx context.Context, value []byte, r *event.Record, rule *partRule) ([]byte, string, error) {
 	if f, framed := parseFrame(value); framed {

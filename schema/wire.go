@@ -1,6 +1,10 @@
 package schema
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/postern-dev/postern/event"
+)
 
 // The Confluent wire format: a zero byte, the schema's id in four bytes
 // big-endian; for Protobuf the message's index; then the payload.
@@ -24,14 +28,10 @@ type frame struct {
 // parseFrame reads the header. A value that does not begin with one is not in
 // the wire format: no JSON begins with a zero byte.
 func parseFrame(value []byte) (frame, bool) {
-	if len(value) < headerSize || value[0] != magic {
+	if !event.IsEncoded(value) {
 		return frame{}, false
 	}
-	id := binary.BigEndian.Uint32(value[1:])
-	if id > 1<<31-1 {
-		return frame{}, false
-	}
-	return frame{int(id), value[headerSize:]}, true
+	return frame{int(binary.BigEndian.Uint32(value[1:])), value[headerSize:]}, true
 }
 
 // payload is what follows the header of a schema of format, and the message's

@@ -17,6 +17,7 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
 
+	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/event"
 )
 
@@ -142,6 +143,9 @@ func (c celExpression) match(e *view) (bool, error) {
 		celVariables.Put(v)
 	}()
 	out, _, err := c.program.Eval(v)
+	if err != nil && v.encoded { // an expression that is true or false all the same has no error
+		return false, delivery.ErrEncoded
+	}
 	if err != nil {
 		return false, errors.New(err.Error()) // the text only: v goes back to the pool
 	}
@@ -156,8 +160,12 @@ func (c celExpression) match(e *view) (bool, error) {
 type variables struct {
 	view    *view
 	data    ref.Val
+	encoded bool // data was asked for, and is in the wire format
 	headers map[string]string
 }
+
+// encodedData stands for data that has to be decoded first.
+var encodedData = types.NewErr("the data is in the schema registry's wire format")
 
 var celVariables = sync.Pool{New: func() any { return new(variables) }}
 
@@ -170,7 +178,15 @@ func (v *variables) ResolveName(name string) (any, bool) {
 	case "event":
 		return v.view, true
 	case "data":
-		if v.data == nil {
+		if v.data != nil {
+			return v.data, true
+		}
+		switch {
+		case v.view.decoded != nil:
+			v.data = jsonValue(v.view.decoded)
+		case event.IsEncoded(r.Value):
+			v.encoded, v.data = true, encodedData
+		default:
 			v.data = jsonValue(r.Value)
 		}
 		return v.data, true

@@ -110,6 +110,12 @@ func webhookFromProto(m *posternv1.Webhook) (*webhook.Options, References) {
 	case posternv1.WebhookMode_WEBHOOK_MODE_STRUCTURED:
 		o.Mode = webhook.Structured
 	}
+	switch m.GetView() {
+	case posternv1.View_VIEW_RAW:
+		o.View = webhook.ViewRaw
+	case posternv1.View_VIEW_JSON:
+		o.View = webhook.ViewJSON
+	}
 	var r References
 	for _, s := range m.GetSecrets() {
 		r.Secrets = append(r.Secrets, s.GetName())
@@ -135,6 +141,12 @@ func webhookToProto(o *webhook.Options, r References) *posternv1.Webhook {
 		m.Mode = posternv1.WebhookMode_WEBHOOK_MODE_BINARY
 	case webhook.Structured:
 		m.Mode = posternv1.WebhookMode_WEBHOOK_MODE_STRUCTURED
+	}
+	switch o.View {
+	case webhook.ViewRaw:
+		m.View = posternv1.View_VIEW_RAW
+	case webhook.ViewJSON:
+		m.View = posternv1.View_VIEW_JSON
 	}
 	for _, name := range r.Secrets {
 		m.Secrets = append(m.Secrets, &posternv1.SecretReference{Name: name})

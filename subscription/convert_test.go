@@ -38,6 +38,7 @@ func everything() *posternv1.Subscription {
 			Url: "http://example.com/", Mode: posternv1.WebhookMode_WEBHOOK_MODE_STRUCTURED, Timeout: durationpb.New(time.Second), Concurrency: 3,
 			Secrets: []*posternv1.SecretReference{{Name: "one"}, {Name: "two"}}, Headers: map[string]*posternv1.SecretReference{"Authorization": {Name: "token"}},
 			AllowHttp: true, AllowLoopback: true, AllowCidrs: []string{"10.0.0.0/8"},
+			View: posternv1.View_VIEW_JSON,
 		},
 	}
 }

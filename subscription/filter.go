@@ -64,6 +64,7 @@ type matcher interface {
 // view is an event while it is being matched.
 type view struct {
 	record     *event.Record
+	decoded    []byte // its data, where Kafka has it in the wire format and it has been decoded
 	attributes event.Attributes
 }
 
@@ -84,8 +85,10 @@ func NewFilter(s FilterSpec) (*Filter, error) {
 
 // Match reports whether the filter lets r through. An error says why that cannot
 // be told: data that is no JSON, a field that is not there, too much work.
-func (f *Filter) Match(r *event.Record) (bool, error) {
-	return f.root.match(&view{r, r.Attributes()})
+// delivery.ErrEncoded: the answer depends on data that is in the schema registry's
+// wire format; ask again with that data decoded.
+func (f *Filter) Match(r *event.Record, decoded []byte) (bool, error) {
+	return f.root.match(&view{r, decoded, r.Attributes()})
 }
 
 // String is the filter's declaration in one canonical form: filters that are the

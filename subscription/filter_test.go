@@ -3,6 +3,7 @@ package subscription
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"cel.dev/cel-go/common/types"
 
+	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/event"
 )
 
@@ -102,9 +104,47 @@ func TestFilterSaysMatchNoMatchOrWhyNot(t *testing.T) {
 			continue
 		}
 		for range 2 { // what one evaluation leaves must not show in the next
-			ok, err := f.Match(c.record)
+			ok, err := f.Match(c.record, nil)
 			if ok != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%s: got %v %v, want %v %q", f, ok, err, c.want, c.err)
+			}
+		}
+	}
+}
+
+func TestDataInTheWireFormatIsAskedForOnlyWhenTheAnswerDependsOnIt(t *testing.T) {
+	r := &event.Record{Topic: "t", Key: []byte("k"), Value: []byte("\x00\x00\x00\x00\x07payload")}
+	const yes, no, ask = "yes", "no", "ask"
+	for _, c := range []struct {
+		filter      FilterSpec
+		first, then string
+	}{
+		{FilterSpec{CEL: `data.amount > 10`}, ask, yes},
+		{FilterSpec{CEL: `data.amount > 20`}, ask, no},
+		{FilterSpec{CEL: `topic == "t"`}, yes, yes},
+		{FilterSpec{CEL: `size(raw) == 12`}, yes, yes}, // raw stays what Kafka has
+		{FilterSpec{CEL: `topic == "u" && data.amount > 10`}, no, no},
+		{FilterSpec{CEL: `data.amount > 10 && topic == "u"`}, no, no},
+		{FilterSpec{CEL: `data.amount > 10 || topic == "t"`}, yes, yes},
+		{FilterSpec{CEL: `topic == "t" && data.amount > 10`}, ask, yes},
+		{FilterSpec{CEL: `has(data.colour)`}, ask, no},
+		{FilterSpec{Any: []FilterSpec{{CEL: `topic == "t"`}, {CEL: `data.amount > 20`}}}, yes, yes},
+		{FilterSpec{All: []FilterSpec{{CEL: `data.amount > 10`}, {Exact: map[string]string{"type": "x"}}}}, no, no},
+		{FilterSpec{Not: &FilterSpec{CEL: `data.amount > 20`}}, ask, yes},
+		{FilterSpec{SQL: `EXISTS type`}, no, no}, // CESQL knows attributes only
+	} {
+		f, err := NewFilter(c.filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, decoded := range [][]byte{nil, []byte(`{"amount":15}`)} {
+			match, err := f.Match(r, decoded)
+			got := map[bool]string{true: yes, false: no}[match]
+			if errors.Is(err, delivery.ErrEncoded) {
+				got, err = ask, nil
+			}
+			if want := []string{c.first, c.then}[i]; got != want || err != nil {
+				t.Errorf("%s, decoded %s: %s, %v; want %s", f, decoded, got, err, want)
 			}
 		}
 	}
@@ -174,7 +214,7 @@ func TestAnExpressionThatIsTooMuchWorkIsAnErrorSoon(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := worked(t)
-		ok, err := f.Match(&event.Record{Value: []byte(c.data)})
+		ok, err := f.Match(&event.Record{Value: []byte(c.data)}, nil)
 		took := worked(t) - began
 		t.Log(took.Round(time.Millisecond), ok, err)
 		if err != nil && !strings.Contains(err.Error(), "cost limit") {
@@ -188,7 +228,7 @@ func TestAnExpressionThatIsTooMuchWorkIsAnErrorSoon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Match(&event.Record{Value: []byte(`{"a":` + list + `}`)}); err == nil || !strings.Contains(err.Error(), "cost limit") {
+	if _, err := f.Match(&event.Record{Value: []byte(`{"a":` + list + `}`)}, nil); err == nil || !strings.Contains(err.Error(), "cost limit") {
 		t.Errorf("25 million steps: got %v", err)
 	}
 }
@@ -256,7 +296,7 @@ func FuzzFilter(f *testing.F) {
 			}
 			r := order()
 			r.Value = data
-			_, _ = filter.Match(r) // it must not panic
+			_, _ = filter.Match(r, nil) // it must not panic
 		}
 	})
 }
@@ -277,7 +317,7 @@ func BenchmarkFilter(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if ok, err := f.Match(r); !ok || err != nil {
+				if ok, err := f.Match(r, nil); !ok || err != nil {
 					b.Fatal(ok, err)
 				}
 			}

@@ -112,7 +112,7 @@ func conforms(c tckCase) string {
 	if err != nil {
 		return err.Error()
 	}
-	ok, err := f.Match(c.record())
+	ok, err := f.Match(c.record(), nil)
 	switch {
 	case c.Error == "missingAttribute":
 		if ok || err != nil {

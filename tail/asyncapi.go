@@ -17,8 +17,8 @@ import (
 const asyncAPITime = 10 * time.Second
 
 // AsyncAPI is the route GET /asyncapi.json: the topics the caller may see, what
-// their events are by the schema rules in force, and how they are published and
-// read here, as an AsyncAPI 3.0 document of this deployment.
+// their events are by the schema rules in force, how they are published and read
+// here, and the subscriptions that deliver them, as an AsyncAPI 3.0 document of this deployment.
 func (s *Server) AsyncAPI(w http.ResponseWriter, r *http.Request) error {
 	topics, err := s.kafka.Topics(r.Context())
 	if err != nil {
@@ -38,7 +38,9 @@ func (s *Server) AsyncAPI(w http.ResponseWriter, r *http.Request) error {
 		described[i] = describedTopic{name: t.Name, partitions: len(t.Partitions)}
 		described[i].value, described[i].key = s.schemas.Describe(ctx, t.Name)
 	}
-	b, err := json.Marshal(asyncAPI(r.Host, r.TLS != nil, described))
+	doc := asyncAPI(r.Host, r.TLS != nil, described)
+	addSubscriptions(doc, described, s.subscriptionsFor(r))
+	b, err := json.Marshal(doc)
 	if err != nil {
 		return err
 	}
@@ -68,7 +70,7 @@ func asyncAPI(host string, secure bool, topics []describedTopic) object {
 		at := object{"$ref": "#/channels/" + escapePointer(t.name)}
 		messages[t.name] = messageOf(t)
 		channels[t.name] = object{
-			"address": "/v1/topics/" + t.name + "/events", "title": "Topic " + t.name,
+			"address": "/v1/topics/" + t.name + "/events", "title": "Topic " + t.name, "servers": []object{{"$ref": "#/servers/http"}},
 			"messages": object{"event": object{"$ref": "#/components/messages/" + escapePointer(t.name)}},
 			"bindings": object{"kafka": object{"topic": t.name, "partitions": max(1, t.partitions), "bindingVersion": "0.5.0"}},
 		}
@@ -84,7 +86,7 @@ func asyncAPI(host string, secure bool, topics []describedTopic) object {
 	}
 	return object{
 		"asyncapi": "3.0.0", "id": "urn:postern:gateway", "defaultContentType": "application/json",
-		"info":     object{"title": "Postern", "version": "v1", "description": "The topics behind this gateway and what their events are."},
+		"info":     object{"title": "Postern", "version": "v1", "description": "The topics behind this gateway, what their events are, and the subscriptions that deliver them."},
 		"servers":  object{"http": object{"host": host, "protocol": protocol}},
 		"channels": channels, "operations": operations, "components": object{"messages": messages},
 	}

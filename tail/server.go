@@ -26,6 +26,7 @@ type Server struct {
 	draining <-chan struct{}
 	deadline func() time.Time
 	schemas  Schemas
+	declared func() []Declared // nil: the document lists none
 }
 
 // Schemas shows records as JSON, and tells topics' schema rules; schema.Checker does.

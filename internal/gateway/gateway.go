@@ -126,6 +126,9 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	})
 	g.mover = g.kafka.NewMover()
 	g.queues = delivery.NewQueues(instance, g.kafka, g.mover, g.config.TopicsPrefix, g.log, g.telemetry.Meter)
+	if len(g.config.SchemaRegistry.URLs) > 0 {
+		g.queues.DecodeWith(g.schemas.Data)
+	}
 	if err := g.buildEndpoints(instance); err != nil {
 		return err
 	}
@@ -134,6 +137,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	}
 	pushed := endpoints.NewServer(g.endpoints, policy, g.topicsOf, g.drainBegan)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
+	tails.DescribeSubscriptions(g.declared)
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(g.subscriptionParts(policy))
 

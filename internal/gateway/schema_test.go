@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/delivery"
@@ -22,8 +24,10 @@ import (
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/embedded"
+	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/schema"
+	"github.com/postern-dev/postern/subscription"
 )
 
 // registry is the one that SCHEMA_REGISTRY_URL names, else the embedded one.
@@ -145,6 +149,10 @@ func TestCurlJSONBecomesAvroAndARefusalNamesEveryField(t *testing.T) {
 			}
 		}
 	}
+	problem := wire.ProblemOf(wire.FromStatus(results.Results[0].GetError()))
+	if !reflect.DeepEqual(problem.Errors, a.Errors) {
+		t.Errorf("over gRPC %+v, over HTTP %+v", problem.Errors, a.Errors)
+	}
 	if fmt.Sprint(fields) != "[/id avro.type /qty avro.type /colour avro.unknown_field]" {
 		t.Errorf("%v", fields)
 	}
@@ -180,7 +188,29 @@ func TestPublisherNamesItsSchemaOverHTTPAndGRPC(t *testing.T) {
 	if err != nil || r.Results[0].Error != nil {
 		t.Errorf("%v %v", r, err)
 	}
-	for i, record := range cluster.Read(topic) {
+	// Lines name it too, each its own, whether they are answered at once or as a stream.
+	lines := strings.Join([]string{
+		fmt.Sprintf(`{"value":%s,"schema_id":%d}`, body, first),
+		fmt.Sprintf(`{"value":%s,"schema_version":1}`, body),
+		fmt.Sprintf(`{"value":%s}`, body),
+		fmt.Sprintf(`{"specversion":"1.0","id":"1","source":"/s","type":"t","dataschema":"%s/schemas/ids/%d","data":%s}`, reg.url, first, body),
+		fmt.Sprintf(`{"value":%s,"schema_version":0}`, body),
+		fmt.Sprintf(`{"value":%s,"schema_id":999999}`, body),
+	}, "\n")
+	for _, accept := range []string{"application/json", event.MediaNDJSON} {
+		a := g.do("POST", path, lines, "Content-Type", event.MediaNDJSON, "Accept", accept)
+		for _, want := range []string{`"field":"/schema_version"`, string(fault.UnknownSchema)} {
+			if strings.Count(a.Body, `"position"`) != 4 || !strings.Contains(a.Body, want) {
+				t.Errorf("%s: %d %s", accept, a.Status, a.Body)
+			}
+		}
+		ids = append(ids, first, first, second, first)
+	}
+	records := cluster.Read(topic)
+	if len(records) != len(ids) {
+		t.Fatalf("%d records, want %d", len(records), len(ids))
+	}
+	for i, record := range records {
 		if !bytes.HasPrefix(record.Value, framed(ids[i], "")) {
 			t.Errorf("event %d: %x, want schema %d", i, record.Value, ids[i])
 		}
@@ -288,6 +318,48 @@ func TestReadersGetJSONWhateverTheTopicHoldsAndWhatCannotBeReadIsADeadLetter(t *
 	if a := g.do("GET", "/v1/topics/"+topic+"/events?view=xml", ""); a.Status != 400 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
+}
+
+func TestWebhookMadeByTheAPIShowsEventsInTheViewItAsksFor(t *testing.T) {
+	cluster, reg := brokertest.New(t), newSchemaRegistry(t)
+	topic := cluster.Topic("viewed", 1)
+	id := reg.put(topic+"-value", schema.Avro, orderAvro)
+	stored := framed(id, "\x02a\x06\x00")
+	cluster.Put(&event.Record{Topic: topic, Key: []byte("k"), Value: stored})
+	posts := make(chan string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		posts <- string(b)
+	}))
+	defer receiver.Close()
+	g := start(t, cluster, func(c *config.Config) {
+		c.SchemaRegistry.URLs = []string{reg.url}
+		c.SubscriptionsAPI = subscription.Options{AllowHTTP: true, AllowLoopback: true}
+	})
+	name := cluster.Name("viewed-hook")
+	made := g.create(&posternv1.Subscription{
+		Name: name, Topics: []string{topic},
+		Webhook: &posternv1.Webhook{Url: receiver.URL, AllowHttp: true, AllowLoopback: true, View: posternv1.View_VIEW_JSON},
+	})
+	if made.GetWebhook().GetView() != posternv1.View_VIEW_JSON {
+		t.Errorf("it was made with the view %v", made.GetWebhook().GetView())
+	}
+	if got := <-posts; got != `{"id":"a","qty":3,"note":null}` {
+		t.Errorf("posted %q", got)
+	}
+	// The view may be changed: the webhook takes it by itself.
+	if _, err := g.subscriptions().UpdateSubscription(t.Context(), &posternv1.UpdateSubscriptionRequest{
+		Subscription: &posternv1.Subscription{Name: name, Webhook: &posternv1.Webhook{Url: receiver.URL, View: posternv1.View_VIEW_RAW}}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"webhook.view"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(patience); time.Now().Before(until); {
+		cluster.Put(&event.Record{Topic: topic, Key: []byte("k"), Value: stored})
+		if <-posts == string(stored) {
+			return
+		}
+	}
+	t.Error("the changed view is never obeyed")
 }
 
 func TestPullShowsJSON(t *testing.T) {
@@ -407,5 +479,44 @@ func TestARetryIsTheSameEventThoughANewerSchemaWouldEncodeIt(t *testing.T) {
 	}
 	if records := cluster.Read(topic); len(records) != 2 || !bytes.HasPrefix(records[1].Value, framed(second, "")) {
 		t.Errorf("%d records", len(records))
+	}
+}
+
+func TestAsyncAPITellsThisDeploymentsTopicsSubscriptionsAndEndpoints(t *testing.T) {
+	cluster, reg := brokertest.New(t), newSchemaRegistry(t)
+	topic := cluster.Topic("described", 1)
+	reg.put(topic+"-value", schema.Avro, orderAvro)
+	fileHook, stream := cluster.Name("described-file"), cluster.Name("described-stream")
+	g := start(t, cluster, func(c *config.Config) {
+		reg.with(topic, encode())(c)
+		s := hook(fileHook, topic, "http://127.0.0.1:9/secret-path?token=canary", delivery.Retry{})
+		s.Webhook.View = webhook.ViewJSON
+		c.Subscriptions = append(c.Subscriptions, s)
+	})
+	g.create(&posternv1.Subscription{Name: stream, Topics: []string{topic}, Filter: &posternv1.Filter{Cel: "data.qty > 1"}})
+	a := g.do("GET", "/asyncapi.json", "")
+	var doc struct {
+		Operations map[string]struct{ Action, Summary string }
+		Servers    map[string]struct{ Host string }
+		Components struct {
+			Messages map[string]struct {
+				Payload struct{ Schema struct{ Name string } }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(a.Body), &doc); err != nil || a.Status != 200 {
+		t.Fatalf("%d %v %s", a.Status, err, a.Body)
+	}
+	if doc.Components.Messages[topic].Payload.Schema.Name != "Order" {
+		t.Errorf("%+v", doc.Components.Messages[topic])
+	}
+	if o := doc.Operations["subscribe."+stream]; o.Action != "send" || !strings.Contains(o.Summary, "filter") {
+		t.Errorf("%+v", o)
+	}
+	if o := doc.Operations["push."+fileHook]; o.Action != "send" || !strings.Contains(o.Summary, "JSON") || doc.Servers["push."+fileHook].Host != "127.0.0.1:9" {
+		t.Errorf("%+v", o)
+	}
+	if strings.Contains(a.Body, "secret-path") || strings.Contains(a.Body, "canary") {
+		t.Error("a webhook's path is told")
 	}
 }

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/fault"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/subscription"
@@ -63,6 +66,35 @@ func (g *Gateway) subscriptionParts(policy authz.Policy) subscription.Parts {
 		parts.Jobs = g.jobs
 	}
 	return parts
+}
+
+// declared tells the AsyncAPI document of the subscriptions.
+func (g *Gateway) declared() []tail.Declared {
+	var all []tail.Declared
+	for _, e := range g.registry.List() {
+		if e.Problem != nil {
+			continue // it is not served here
+		}
+		d := tail.Declared{Name: e.Spec.Name, Reads: e.Spec.Queue().Reads}
+		if e.Spec.Filter != nil {
+			d.Summary = "Only those that its filter passes."
+		}
+		switch {
+		case e.Spec.Push != nil:
+			d.Endpoint = &tail.Endpoint{Host: e.Spec.Push.Address, Protocol: "grpc"}
+		case e.Spec.Webhook != nil:
+			u, err := url.Parse(e.Spec.Webhook.URL)
+			if err != nil {
+				continue // it was checked where it was declared
+			}
+			d.Endpoint = &tail.Endpoint{Host: u.Host, Protocol: u.Scheme}
+			if e.Spec.Webhook.View == webhook.ViewJSON {
+				d.Summary = strings.TrimSpace(d.Summary + " They are shown as JSON.")
+			}
+		}
+		all = append(all, d)
+	}
+	return all
 }
 
 // runJobs works on jobs until ctx ends, and gives back what is not done by then.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/postern-dev/postern/fault"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
 // statusOf is the HTTP status of each kind.
@@ -138,6 +139,7 @@ func FromStatus(s *rpcstatus.Status) *fault.Error {
 		reason = fault.Unauthenticated
 	}
 	f := fault.New(reason, "%s", s.GetMessage())
+	var told *posternv1.Violations
 	for _, d := range s.GetDetails() {
 		detail, err := d.UnmarshalNew()
 		if err != nil {
@@ -156,8 +158,15 @@ func FromStatus(s *rpcstatus.Status) *fault.Error {
 				}
 				f.Violations = append(f.Violations, one)
 			}
+		case *posternv1.Violations:
+			told = detail
 		case *errdetails.RetryInfo:
 			f.RetryAfter = detail.GetRetryDelay().AsDuration()
+		}
+	}
+	if all := told.GetViolations(); len(all) == len(f.Violations) {
+		for i, v := range all {
+			f.Violations[i].Expected, f.Violations[i].Got = v.GetExpected(), v.GetGot()
 		}
 	}
 	return f

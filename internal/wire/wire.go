@@ -124,7 +124,8 @@ var codeOf = map[fault.Kind]codes.Code{
 }
 
 // Status writes err as google.rpc.Status with ErrorInfo, and BadRequest and
-// RetryInfo where they say something. nil stays nil.
+// RetryInfo where they say something, and Violations where those say what was
+// expected. nil stays nil.
 func Status(err error) *rpcstatus.Status {
 	f := fault.Of(err)
 	if f == nil {
@@ -137,13 +138,20 @@ func Status(err error) *rpcstatus.Status {
 	}
 	attach(s, &errdetails.ErrorInfo{Reason: string(f.Reason), Domain: fault.Domain, Metadata: metadata})
 	if len(f.Violations) > 0 {
-		bad := &errdetails.BadRequest{}
+		bad, told, says := &errdetails.BadRequest{}, &posternv1.Violations{}, false
 		for _, v := range f.Violations {
+			says = says || v.Expected != "" || v.Got != ""
+			told.Violations = append(told.Violations, &posternv1.Violation{
+				Field: ValidUTF8(v.Field), Rule: ValidUTF8(v.Rule), Expected: ValidUTF8(v.Expected), Got: ValidUTF8(v.Got),
+			})
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
 				Field: ValidUTF8(v.Field), Description: ValidUTF8(v.Description), Reason: ValidUTF8(cmp.Or(v.Rule, string(f.Reason))),
 			})
 		}
 		attach(s, bad)
+		if says { // BadRequest has no place for them
+			attach(s, told)
+		}
 	}
 	if f.RetryAfter > 0 {
 		attach(s, &errdetails.RetryInfo{RetryDelay: durationpb.New(f.RetryAfter)})

@@ -14,4 +14,4 @@ if (payload.schema.name !== 'Order') {
   console.error('the schema of orders is not in it:', payload);
   process.exit(1);
 }
-console.log(`asyncapi.json: valid, ${Object.keys(document.channels).length} topics`);
+console.log(`asyncapi.json: valid, ${Object.keys(document.channels).length} channels`);

@@ -1399,7 +1399,9 @@ type Webhook struct {
 	// Permits addresses of the gateway's own machine.
 	AllowLoopback bool `protobuf:"varint,8,opt,name=allow_loopback,json=allowLoopback,proto3" json:"allow_loopback,omitempty"`
 	// Permits further address ranges that are refused by default, such as 10.0.0.0/8.
-	AllowCidrs    []string `protobuf:"bytes,9,rep,name=allow_cidrs,json=allowCidrs,proto3" json:"allow_cidrs,omitempty"`
+	AllowCidrs []string `protobuf:"bytes,9,rep,name=allow_cidrs,json=allowCidrs,proto3" json:"allow_cidrs,omitempty"`
+	// How the endpoint is shown events. Default RAW.
+	View          View `protobuf:"varint,10,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1495,6 +1497,13 @@ func (x *Webhook) GetAllowCidrs() []string {
 		return x.AllowCidrs
 	}
 	return nil
+}
+
+func (x *Webhook) GetView() View {
+	if x != nil {
+		return x.View
+	}
+	return View_VIEW_UNSPECIFIED
 }
 
 // SecretReference names a secret that the gateway's operator provides. The API
@@ -4261,7 +4270,7 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x03all\n" +
 	"\x03any\n" +
 	"\x03not\n" +
-	"\x03sql\x10\x01\"\xa1\x04\n" +
+	"\x03sql\x10\x01\"\xd1\x04\n" +
 	"\aWebhook\x12\x1c\n" +
 	"\x03url\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80\x10R\x03url\x12?\n" +
@@ -4277,7 +4286,9 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"allow_http\x18\a \x01(\bR\tallowHttp\x12%\n" +
 	"\x0eallow_loopback\x18\b \x01(\bR\rallowLoopback\x12)\n" +
 	"\vallow_cidrs\x18\t \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\n" +
-	"allowCidrs\x1aW\n" +
+	"allowCidrs\x12.\n" +
+	"\x04view\x18\n" +
+	" \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\x1aW\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\x05value:\x028\x01\"T\n" +
@@ -4686,11 +4697,12 @@ var file_postern_v1_subscriptions_proto_goTypes = []any{
 	nil,                                  // 56: postern.v1.Cause.FiguresEntry
 	(*durationpb.Duration)(nil),          // 57: google.protobuf.Duration
 	(*timestamppb.Timestamp)(nil),        // 58: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),        // 59: google.protobuf.FieldMask
-	(*Position)(nil),                     // 60: postern.v1.Position
-	(*Event)(nil),                        // 61: postern.v1.Event
-	(*status.Status)(nil),                // 62: google.rpc.Status
-	(*emptypb.Empty)(nil),                // 63: google.protobuf.Empty
+	(View)(0),                            // 59: postern.v1.View
+	(*fieldmaskpb.FieldMask)(nil),        // 60: google.protobuf.FieldMask
+	(*Position)(nil),                     // 61: postern.v1.Position
+	(*Event)(nil),                        // 62: postern.v1.Event
+	(*status.Status)(nil),                // 63: google.rpc.Status
+	(*emptypb.Empty)(nil),                // 64: google.protobuf.Empty
 }
 var file_postern_v1_subscriptions_proto_depIdxs = []int32{
 	0,   // 0: postern.v1.Subscription.order:type_name -> postern.v1.Order
@@ -4723,99 +4735,100 @@ var file_postern_v1_subscriptions_proto_depIdxs = []int32{
 	4,   // 27: postern.v1.Webhook.mode:type_name -> postern.v1.WebhookMode
 	57,  // 28: postern.v1.Webhook.timeout:type_name -> google.protobuf.Duration
 	55,  // 29: postern.v1.Webhook.headers:type_name -> postern.v1.Webhook.HeadersEntry
-	12,  // 30: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	12,  // 31: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
-	12,  // 32: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	59,  // 33: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,   // 34: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
-	58,  // 35: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
-	28,  // 36: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
-	29,  // 37: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
-	60,  // 38: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
-	12,  // 39: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
-	31,  // 40: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
-	58,  // 41: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
-	58,  // 42: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
-	58,  // 43: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
-	58,  // 44: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
-	33,  // 45: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	6,   // 46: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
-	33,  // 47: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	7,   // 48: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
-	38,  // 49: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
-	61,  // 50: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
-	60,  // 51: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
-	60,  // 52: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
-	58,  // 53: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
-	58,  // 54: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
-	58,  // 55: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
-	58,  // 56: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
-	33,  // 57: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	8,   // 58: postern.v1.Job.kind:type_name -> postern.v1.JobKind
-	9,   // 59: postern.v1.Job.state:type_name -> postern.v1.JobState
-	58,  // 60: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	58,  // 61: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	58,  // 62: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	62,  // 63: postern.v1.Job.error:type_name -> google.rpc.Status
-	34,  // 64: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
-	39,  // 65: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
-	32,  // 66: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
-	40,  // 67: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
-	10,  // 68: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
-	47,  // 69: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
-	57,  // 70: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	48,  // 71: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
-	50,  // 72: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
-	11,  // 73: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
-	58,  // 74: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
-	56,  // 75: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
-	49,  // 76: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
-	57,  // 77: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	49,  // 78: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
-	60,  // 79: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
-	58,  // 80: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	58,  // 81: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
-	57,  // 82: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
-	18,  // 83: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
-	19,  // 84: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
-	20,  // 85: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
-	21,  // 86: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
-	23,  // 87: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
-	24,  // 88: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
-	25,  // 89: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
-	26,  // 90: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
-	27,  // 91: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
-	32,  // 92: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
-	34,  // 93: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
-	35,  // 94: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
-	37,  // 95: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
-	39,  // 96: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
-	41,  // 97: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
-	42,  // 98: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
-	44,  // 99: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
-	45,  // 100: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
-	12,  // 101: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
-	12,  // 102: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
-	22,  // 103: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
-	12,  // 104: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
-	63,  // 105: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
-	12,  // 106: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
-	12,  // 107: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
-	30,  // 108: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
-	40,  // 109: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
-	40,  // 110: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
-	36,  // 111: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
-	38,  // 112: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
-	40,  // 113: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
-	40,  // 114: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
-	43,  // 115: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
-	40,  // 116: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
-	46,  // 117: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
-	101, // [101:118] is the sub-list for method output_type
-	84,  // [84:101] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	59,  // 30: postern.v1.Webhook.view:type_name -> postern.v1.View
+	12,  // 31: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	12,  // 32: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
+	12,  // 33: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	60,  // 34: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,   // 35: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
+	58,  // 36: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
+	28,  // 37: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
+	29,  // 38: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
+	61,  // 39: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
+	12,  // 40: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
+	31,  // 41: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
+	58,  // 42: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
+	58,  // 43: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
+	58,  // 44: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
+	58,  // 45: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
+	33,  // 46: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	6,   // 47: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
+	33,  // 48: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	7,   // 49: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
+	38,  // 50: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
+	62,  // 51: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
+	61,  // 52: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
+	61,  // 53: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
+	58,  // 54: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
+	58,  // 55: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
+	58,  // 56: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
+	58,  // 57: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
+	33,  // 58: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	8,   // 59: postern.v1.Job.kind:type_name -> postern.v1.JobKind
+	9,   // 60: postern.v1.Job.state:type_name -> postern.v1.JobState
+	58,  // 61: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	58,  // 62: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	58,  // 63: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	63,  // 64: postern.v1.Job.error:type_name -> google.rpc.Status
+	34,  // 65: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
+	39,  // 66: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
+	32,  // 67: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
+	40,  // 68: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
+	10,  // 69: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
+	47,  // 70: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
+	57,  // 71: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	48,  // 72: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
+	50,  // 73: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
+	11,  // 74: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
+	58,  // 75: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
+	56,  // 76: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
+	49,  // 77: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
+	57,  // 78: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	49,  // 79: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
+	61,  // 80: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
+	58,  // 81: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	58,  // 82: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
+	57,  // 83: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
+	18,  // 84: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
+	19,  // 85: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
+	20,  // 86: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
+	21,  // 87: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
+	23,  // 88: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
+	24,  // 89: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
+	25,  // 90: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
+	26,  // 91: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
+	27,  // 92: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
+	32,  // 93: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
+	34,  // 94: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
+	35,  // 95: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
+	37,  // 96: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
+	39,  // 97: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
+	41,  // 98: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
+	42,  // 99: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
+	44,  // 100: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
+	45,  // 101: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
+	12,  // 102: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
+	12,  // 103: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
+	22,  // 104: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
+	12,  // 105: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
+	64,  // 106: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
+	12,  // 107: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
+	12,  // 108: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
+	30,  // 109: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
+	40,  // 110: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
+	40,  // 111: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
+	36,  // 112: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
+	38,  // 113: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
+	40,  // 114: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
+	40,  // 115: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
+	43,  // 116: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
+	40,  // 117: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
+	46,  // 118: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
+	102, // [102:119] is the sub-list for method output_type
+	85,  // [85:102] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_subscriptions_proto_init() }

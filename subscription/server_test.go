@@ -396,7 +396,7 @@ func TestNumbersOfCausesJobsAndStatesAreTheProtos(t *testing.T) {
 		delivery.CauseFilterError: posternv1.CauseKind_CAUSE_KIND_FILTER_ERROR, delivery.CauseNotAuthorized: posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED,
 		delivery.CauseDeadLetterFailing: posternv1.CauseKind_CAUSE_KIND_DEAD_LETTER_FAILING, delivery.CausePositionLost: posternv1.CauseKind_CAUSE_KIND_POSITION_LOST,
 		delivery.CauseRetentionPassed: posternv1.CauseKind_CAUSE_KIND_RETENTION_PASSED, delivery.CauseNewerFormat: posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT,
-		delivery.CauseRetrying: posternv1.CauseKind_CAUSE_KIND_RETRYING,
+		delivery.CauseRetrying: posternv1.CauseKind_CAUSE_KIND_RETRYING, delivery.CauseEndpointOpen: posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN,
 	} {
 		if int32(ours) != int32(proto) {
 			t.Errorf("%v is %d here", proto, ours)

@@ -28,6 +28,12 @@ type Status struct {
 	// LastSuccess is zero when this instance saw none.
 	LastSuccess time.Time
 	Consent     Consent
+	// Unconsented says that it is OPEN because it has not consented yet.
+	Unconsented bool
+	// Rate is how many requests a second it may be sent, 0 any number; Starved says
+	// that only this keeps one from being sent now.
+	Rate    float64
+	Starved bool
 }
 
 // Consent is what an endpoint answered when it was asked whether it wants events
@@ -321,12 +327,14 @@ func (h *Health) Status(now time.Time) Status {
 	h.tick(now)
 	s := Status{
 		State: h.state, Reason: h.reason, Until: h.until, Limit: h.aimd.Limit(), InFlight: h.inFlight,
-		FailingSince: h.failingSince, LastSuccess: h.lastSuccess, Consent: h.consent,
+		FailingSince: h.failingSince, LastSuccess: h.lastSuccess, Consent: h.consent, Rate: h.bucket.rate,
 	}
+	s.Starved = h.bucket.Tokens(now) < 1 && h.inFlight < s.Limit
 	if h.state == Open {
 		s.Until = h.breaker.probeAt
 	}
 	if h.state == Active && h.waitsForConsent() {
+		s.Unconsented = true
 		s.State, s.Until, s.Reason = Open, h.askAgainAt, "it has not consented to events yet"
 		if h.consent.Why != "" {
 			s.Reason = h.consent.Why

@@ -64,7 +64,7 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 	}
 	defer g.queues.Release(queue, 0)
 	// Nothing is lent before the pusher runs and knows its endpoint's state.
-	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook"})
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook", Why: pusher.Why})
 	if err != nil {
 		return err
 	}

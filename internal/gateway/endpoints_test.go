@@ -400,3 +400,40 @@ func TestApplicationThatIsExhaustedIsLeftAloneAsLongAsItSays(t *testing.T) {
 		return err == nil && e.GetState() == posternv1.EndpointState_ENDPOINT_STATE_THROTTLED && time.Until(e.GetUntil().AsTime()) > 59*time.Minute
 	})
 }
+
+func TestLagOfAnEndpointThatIsThrottledBrokenOrDisabledNamesIt(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic, name := cluster.Topic("why", 2), cluster.Name("why-sub")
+	r := newReceiver(t, http.StatusTooManyRequests)
+	g := start(t, cluster, prefixed(cluster, hook(name, topic, r.URL, delivery.Retry{MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond, MaxAttempts: 1000})))
+	put(cluster, topic, 5, "a", "b", "c", "d")
+	told := func(kind posternv1.CauseKind, says string) {
+		t.Helper()
+		var last *posternv1.SubscriptionStatus
+		eventually(t, kind.String(), func() bool {
+			status, err := posternv1.NewSubscriptionsClient(g.conn).GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = status
+			return status.GetCause().GetKind() == kind && strings.Contains(status.GetCause().GetSummary(), says)
+		})
+		if last.GetLag() != 20 || last.GetCause().GetFigures()["host"] == "" {
+			t.Errorf("%v", last)
+		}
+		disabled := kind == posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED
+		if stopped := last.GetState() == posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED; stopped != disabled {
+			t.Errorf("%s: it is %s", kind, last.GetState())
+		}
+	}
+	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_THROTTLED, "429 Too Many Requests: as the test says")
+	if _, err := g.endpoints().DisableEndpoint(t.Context(), &posternv1.DisableEndpointRequest{Name: name, Reason: "for the weekend"}); err != nil {
+		t.Fatal(err)
+	}
+	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED, "for the weekend")
+	r.status.Store(http.StatusInternalServerError)
+	if _, err := g.endpoints().EnableEndpoint(t.Context(), &posternv1.EnableEndpointRequest{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN, "500 Internal Server Error")
+}

@@ -645,7 +645,7 @@ const (
 	CauseKind_CAUSE_KIND_METADATA_FULL CauseKind = 7
 	// As many events are held as memory allows.
 	CauseKind_CAUSE_KIND_TRACKER_FULL CauseKind = 8
-	// The endpoint asked for less, or is being probed.
+	// The endpoint asked to be left alone for a while.
 	CauseKind_CAUSE_KIND_ENDPOINT_THROTTLED CauseKind = 9
 	// The endpoint is disabled until somebody enables it.
 	CauseKind_CAUSE_KIND_ENDPOINT_DISABLED CauseKind = 10
@@ -669,6 +669,8 @@ const (
 	CauseKind_CAUSE_KIND_NEWER_FORMAT CauseKind = 20
 	// Events wait for their next attempt, in memory or in a delay tier.
 	CauseKind_CAUSE_KIND_RETRYING CauseKind = 21
+	// The endpoint is broken, and probed from time to time, or has not consented yet.
+	CauseKind_CAUSE_KIND_ENDPOINT_OPEN CauseKind = 22
 )
 
 // Enum value maps for CauseKind.
@@ -696,6 +698,7 @@ var (
 		19: "CAUSE_KIND_RETENTION_PASSED",
 		20: "CAUSE_KIND_NEWER_FORMAT",
 		21: "CAUSE_KIND_RETRYING",
+		22: "CAUSE_KIND_ENDPOINT_OPEN",
 	}
 	CauseKind_value = map[string]int32{
 		"CAUSE_KIND_UNSPECIFIED":         0,
@@ -720,6 +723,7 @@ var (
 		"CAUSE_KIND_RETENTION_PASSED":    19,
 		"CAUSE_KIND_NEWER_FORMAT":        20,
 		"CAUSE_KIND_RETRYING":            21,
+		"CAUSE_KIND_ENDPOINT_OPEN":       22,
 	}
 )
 
@@ -4568,7 +4572,7 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x17SUBSCRIPTION_STATE_IDLE\x10\x02\x12\x1d\n" +
 	"\x19SUBSCRIPTION_STATE_PAUSED\x10\x03\x12\"\n" +
 	"\x1eSUBSCRIPTION_STATE_REBALANCING\x10\x04\x12\x1e\n" +
-	"\x1aSUBSCRIPTION_STATE_STOPPED\x10\x05*\x91\x05\n" +
+	"\x1aSUBSCRIPTION_STATE_STOPPED\x10\x05*\xaf\x05\n" +
 	"\tCauseKind\x12\x1a\n" +
 	"\x16CAUSE_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCAUSE_KIND_NONE\x10\x01\x12\x15\n" +
@@ -4592,7 +4596,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x18CAUSE_KIND_POSITION_LOST\x10\x12\x12\x1f\n" +
 	"\x1bCAUSE_KIND_RETENTION_PASSED\x10\x13\x12\x1b\n" +
 	"\x17CAUSE_KIND_NEWER_FORMAT\x10\x14\x12\x17\n" +
-	"\x13CAUSE_KIND_RETRYING\x10\x152\xe7\x10\n" +
+	"\x13CAUSE_KIND_RETRYING\x10\x15\x12\x1c\n" +
+	"\x18CAUSE_KIND_ENDPOINT_OPEN\x10\x162\xe7\x10\n" +
 	"\rSubscriptions\x12~\n" +
 	"\x12CreateSubscription\x12%.postern.v1.CreateSubscriptionRequest\x1a\x18.postern.v1.Subscription\"'\x82\xd3\xe4\x93\x02!:\fsubscription\"\x11/v1/subscriptions\x12q\n" +
 	"\x0fGetSubscription\x12\".postern.v1.GetSubscriptionRequest\x1a\x18.postern.v1.Subscription\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/subscriptions/{name}\x12{\n" +

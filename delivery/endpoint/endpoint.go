@@ -134,7 +134,10 @@ type View func(ctx context.Context, r *event.Record) (*event.Record, error)
 type Environment struct {
 	Log    *slog.Logger
 	Tracer trace.Tracer
-	Meter  metric.Meter
+	// TracerFor gives the tracer of an attempt whose event was published in this span; nil
+	// where its span would not be recorded. Without it, it is Tracer for all.
+	TracerFor func(parent trace.SpanContext) trace.Tracer
+	Meter     metric.Meter
 	// Hosts bounds the requests to one host over all endpoints; nil does not.
 	Hosts *Hosts
 	// Attempts takes the record of each attempt; nil keeps none.

@@ -9,10 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -28,7 +26,9 @@ import (
 type Environment struct {
 	Log    *slog.Logger
 	Tracer trace.Tracer
-	Meter  metric.Meter
+	// TracerFor is endpoint.Environment's.
+	TracerFor func(parent trace.SpanContext) trace.Tracer
+	Meter     metric.Meter
 	// Dial opens connections; nil is net.Dialer. Either is behind the guard. Tests pass a virtual network.
 	Dial Dial
 	// View shows a record as JSON, for endpoints with view: json.
@@ -58,6 +58,8 @@ type carrier struct {
 	auth      *authorizer
 	own       *certificate // nil without
 	transport *http.Transport
+	template  *http.Request // of each request, but for its headers and its body
+	exchanges exchanges
 }
 
 // New makes the pusher of a webhook of valid options.
@@ -85,7 +87,7 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 		carries, settings.Revalidate = consenting{c}, o.Handshake.Revalidate
 	}
 	return endpoint.New(settings, carries, endpoint.Environment{
-		Log: env.Log, Tracer: env.Tracer, Meter: env.Meter, Hosts: env.Hosts, Attempts: env.Attempts, States: env.States, Notices: env.Notices, Instance: env.Instance,
+		Log: env.Log, Tracer: env.Tracer, TracerFor: env.TracerFor, Meter: env.Meter, Hosts: env.Hosts, Attempts: env.Attempts, States: env.States, Notices: env.Notices, Instance: env.Instance,
 	}), nil
 }
 
@@ -98,6 +100,7 @@ func newCarrier(subscription string, o Options, env Environment) (*carrier, erro
 	if c.url, err = url.Parse(o.URL); err != nil {
 		return nil, fmt.Errorf("webhook.url: %w", err)
 	}
+	c.template = &http.Request{Method: http.MethodPost, URL: c.url, Host: c.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody}
 	if c.verdicts, err = o.Outcomes.compile(); err != nil {
 		return nil, err
 	}
@@ -181,27 +184,33 @@ func (c *carrier) Close() {
 	c.transport.CloseIdleConnections()
 }
 
-// Carry makes one request. Options.Timeout bounds all of it.
+// Carry makes one request. Options.Timeout bounds all of it; of ctx it takes the
+// span alone.
 func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoint.Answer) {
-	clock := &clock{began: time.Now()}
-	defer func() { answer.Timings = clock.stop() }()
-	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	x := c.exchanges.take()
+	defer func() {
+		answer.Timings = x.times()
+		c.exchanges.giveBack(x)
+	}()
+	limited, cancel := context.WithTimeout(x.ctx, c.options.Timeout)
 	defer cancel()
-	body, header, keys, err := c.write(p, clock.began)
+	body, keys, err := c.write(p, x.header, x.began)
 	answer.Keys = keys
 	if err != nil {
 		answer.Outcome = endpoint.Outcome{Action: endpoint.Retry, Class: "key", Why: err.Error()}
 		return answer
 	}
-	if err := c.auth.authorize(ctx, header, clock.began); err != nil {
+	if err := c.auth.authorize(limited, x.header, x.began); err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
 	}
-	if c.own != nil && c.own.changed(clock.began) {
+	if c.own != nil && c.own.changed(x.began) {
 		c.transport.CloseIdleConnections() // they were made with the old certificate
 	}
-	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(header))
-	response, err := c.transport.RoundTrip(c.request(httptrace.WithClientTrace(ctx, clock.trace()), body, header))
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(x.header))
+	}
+	response, err := c.transport.RoundTrip(c.request(limited, body, x.header))
 	if err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
@@ -240,46 +249,4 @@ func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel 
 	}
 	c.auth.refused(response.StatusCode, now)
 	return *answer
-}
-
-// clock takes the times of a request. The transport may go on dialling for later
-// requests when this one is over, so it is locked.
-type clock struct {
-	began time.Time
-
-	mu                   sync.Mutex
-	timings              endpoint.Timings
-	dns, dial, handshake time.Time
-}
-
-func (c *clock) stop() endpoint.Timings {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.timings.Total = time.Since(c.began)
-	return c.timings
-}
-
-// set notes now, or how long it is since a time that was noted.
-func (c *clock) set(at *time.Time, took *time.Duration, since *time.Time) {
-	now := time.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if at != nil {
-		*at = now
-	}
-	if took != nil {
-		*took = now.Sub(*since)
-	}
-}
-
-func (c *clock) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		DNSStart:             func(httptrace.DNSStartInfo) { c.set(&c.dns, nil, nil) },
-		DNSDone:              func(httptrace.DNSDoneInfo) { c.set(nil, &c.timings.DNS, &c.dns) },
-		ConnectStart:         func(string, string) { c.set(&c.dial, nil, nil) },
-		ConnectDone:          func(string, string, error) { c.set(nil, &c.timings.Connect, &c.dial) },
-		TLSHandshakeStart:    func() { c.set(&c.handshake, nil, nil) },
-		TLSHandshakeDone:     func(tls.ConnectionState, error) { c.set(nil, &c.timings.TLS, &c.handshake) },
-		GotFirstResponseByte: func() { c.set(nil, &c.timings.FirstByte, &c.began) },
-	}
 }

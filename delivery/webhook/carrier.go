@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -56,9 +57,10 @@ type carrier struct {
 	static    map[string][]string // configured headers, and nobody writes to them
 	name      []string            // the subscription, as a header's value
 	auth      *authorizer
-	own       *certificate // nil without
-	transport *http.Transport
-	template  *http.Request // of each request, but for its headers and its body
+	files     *Certificates
+	dial      Dial
+	transport atomic.Pointer[http.Transport] // replaced when the files change
+	template  *http.Request                  // of each request, but for its headers and its body
 	exchanges exchanges
 }
 
@@ -110,18 +112,18 @@ func newCarrier(subscription string, o Options, env Environment) (*carrier, erro
 	if err := c.takeKeys(subscription, env.Identity); err != nil {
 		return nil, err
 	}
-	config, own, err := o.TLS.config()
-	if err != nil {
+	if c.files, err = o.TLS.Open(); err != nil {
 		return nil, err
 	}
-	c.own = own
-	c.transport = newTransport(o, g.dialer(o.ConnectTimeout, env.Dial), config)
+	now := time.Now()
+	c.dial = g.dialer(o.ConnectTimeout, env.Dial)
+	c.transport.Store(newTransport(o, c.dial, c.files.Config(now)))
 	if o.Auth != nil && o.Auth.JWT != nil {
-		if _, err := env.Identity.mint("", "", minTokenLife, time.Now()); err != nil {
+		if _, err := env.Identity.mint("", "", minTokenLife, now); err != nil {
 			return nil, fmt.Errorf("auth.jwt: %w", err)
 		}
 	}
-	c.auth = newAuthorizer(subscription, o.Auth, env.Identity, c.transport)
+	c.auth = newAuthorizer(subscription, o.Auth, env.Identity, roundTripper(c.roundTrip))
 	return c, nil
 }
 
@@ -181,8 +183,24 @@ func hostOf(u *url.URL) string {
 // Close lets go of connections and of what fetches tokens.
 func (c *carrier) Close() {
 	c.auth.close()
-	c.transport.CloseIdleConnections()
+	c.transport.Load().CloseIdleConnections()
 }
+
+// roundTrip makes a request, of the endpoint's or of its token endpoint's.
+// Certificates that have changed are used from the next handshake on, and the
+// connections made with the old ones for nothing new.
+func (c *carrier) roundTrip(r *http.Request) (*http.Response, error) {
+	if now := time.Now(); c.files.changed(now) {
+		c.transport.Swap(newTransport(c.options, c.dial, c.files.Config(now))).CloseIdleConnections()
+	}
+	return c.transport.Load().RoundTrip(r)
+}
+
+// roundTripper is a function that is an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip makes a request.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // Carry makes one request. Options.Timeout bounds all of it; of ctx it takes the
 // span alone.
@@ -204,13 +222,10 @@ func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoin
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
 	}
-	if c.own != nil && c.own.changed(x.began) {
-		c.transport.CloseIdleConnections() // they were made with the old certificate
-	}
 	if trace.SpanContextFromContext(ctx).IsValid() {
 		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(x.header))
 	}
-	response, err := c.transport.RoundTrip(c.request(limited, body, x.header))
+	response, err := c.roundTrip(c.request(limited, body, x.header))
 	if err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer

@@ -22,6 +22,9 @@ type Handshake struct {
 	RequestRate int `yaml:"request_rate"`
 	// Revalidate is how often consent is asked for again, 1m to 30 days. Default 24h.
 	Revalidate time.Duration `yaml:"revalidate"`
+	// Callback offers the endpoint a URL at which it, or a person who finds it in a log,
+	// may consent later (webhooks.callback_url says where that is).
+	Callback bool `yaml:"callback"`
 }
 
 const (
@@ -60,7 +63,7 @@ func (c consenting) Consent(ctx context.Context) (endpoint.Consent, error) {
 	}
 	r := c.request(ctx, nil, header)
 	r.Method = http.MethodOptions
-	answer, err := c.transport.RoundTrip(r)
+	answer, err := c.roundTrip(r)
 	if err != nil {
 		return endpoint.Consent{}, fmt.Errorf("%s", c.verdicts.failure(err).Why)
 	}

@@ -75,6 +75,10 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 
 // pusher makes what carries a subscription's events, over HTTP or gRPC.
 func (g *Gateway) pusher(spec subscription.Spec, retry delivery.Retry) (*endpoint.Pusher, error) {
+	spec, err := g.config.SubscriptionsAPI.Resolve(spec)
+	if err != nil {
+		return nil, err
+	}
 	if spec.Push != nil {
 		return push.New(spec.Name, *spec.Push, push.Environment{
 			Retry: retry,
@@ -84,11 +88,7 @@ func (g *Gateway) pusher(spec subscription.Spec, retry delivery.Retry) (*endpoin
 			},
 		})
 	}
-	settings, err := g.config.SubscriptionsAPI.Resolve(spec)
-	if err != nil {
-		return nil, err
-	}
-	return webhook.New(spec.Name, settings, webhook.Environment{
+	return webhook.New(spec.Name, *spec.Webhook, webhook.Environment{
 		Log: g.log, Tracer: g.telemetry.Tracer, TracerFor: g.telemetry.For, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View, Retry: retry, Identity: g.identity, Deny: g.config.Webhooks.Deny(),
 		Hosts: g.hosts, Attempts: g.endpoints.Attempts(), States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),
 	})

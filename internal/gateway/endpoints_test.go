@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -436,4 +438,60 @@ func TestLagOfAnEndpointThatIsThrottledBrokenOrDisabledNamesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN, "500 Internal Server Error")
+}
+
+func TestEndpointsMadeThroughTheAPIAreWhatTheFilesWouldBe(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic, hooked, called := cluster.Topic("made", 1), cluster.Name("made-hook"), cluster.Name("made-app")
+	dir := t.TempDir()
+	for _, name := range []string{hooked, called} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "password"), []byte("open sesame\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReceiver(t, http.StatusConflict)
+	got := make(chan string, 100)
+	a := &app{answer: func(r *posternv1.HandleRequest) error { got <- string(r.Event.Data); return nil }}
+	address := a.serve(t)
+	g := start(t, cluster, func(c *config.Config) {
+		prefixed(cluster)(c)
+		c.SubscriptionsAPI = subscription.Options{AllowHTTP: true, AllowLoopback: true, SecretsDir: dir, PushAddresses: []string{address}}
+	})
+	g.create(&posternv1.Subscription{Name: hooked, Topics: []string{topic}, Webhook: &posternv1.Webhook{
+		Url: r.URL, AllowHttp: true, AllowLoopback: true, Mode: posternv1.WebhookMode_WEBHOOK_MODE_BATCH, Outcomes: map[string]string{"409": "ack"},
+		Batch: &posternv1.PushBatch{MaxEvents: 3, MaxWait: durationpb.New(time.Minute)},
+		Auth: &posternv1.WebhookAuth{Way: &posternv1.WebhookAuth_Basic{Basic: &posternv1.BasicAuth{
+			Username: "postern", Password: &posternv1.SecretReference{Name: "password"},
+		}}},
+	}})
+	made := g.create(&posternv1.Subscription{Name: called, Topics: []string{topic}, Push: &posternv1.Push{
+		Address: address, Metadata: map[string]*posternv1.SecretReference{"token": {Name: "password"}},
+	}})
+	if text := made.String(); strings.Contains(text, "sesame") || !strings.Contains(text, "password") {
+		t.Error(text)
+	}
+	put(cluster, topic, 1, "a", "b", "c")
+	eventually(t, "the batch, which 409 acknowledges", func() bool {
+		e, err := g.endpoints().ListAttempts(t.Context(), &posternv1.ListAttemptsRequest{Subscription: hooked})
+		return err == nil && len(e.GetAttempts()) == 3 && e.GetAttempts()[0].GetAction() == "ack" && e.GetAttempts()[0].GetBatchSize() == 3
+	})
+	if user, password, ok := (&http.Request{Header: r.headers[0]}).BasicAuth(); !ok || user != "postern" || password != "open sesame" || r.count() != 1 {
+		t.Errorf("%q %q, %d requests", user, password, r.count())
+	}
+	for range 3 {
+		select {
+		case <-got:
+		case <-time.After(patience):
+			t.Fatal("the application is not called")
+		}
+	}
+	_, err := g.subscriptions().CreateSubscription(t.Context(), &posternv1.CreateSubscriptionRequest{Subscription: &posternv1.Subscription{
+		Name: "other", Topics: []string{topic}, Push: &posternv1.Push{Address: "127.0.0.1:22"},
+	}})
+	if !strings.Contains(status.Convert(err).Message(), "push.address") {
+		t.Errorf("an address that the operator does not allow: %v", err)
+	}
 }

@@ -36,7 +36,7 @@ var table = map[string][]string{
 	"delivery/push":        {"delivery", "delivery/endpoint", "delivery/webhook", "event", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"delivery/webhook":     {"delivery", "delivery/endpoint", "event", "internal/setting"},
 	"publish":              {"authz", "broker", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1", "schema"},
-	"subscription":         {"authz", "broker", "delivery", "delivery/push", "delivery/webhook", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1"},
+	"subscription":         {"authz", "broker", "delivery", "delivery/endpoint", "delivery/push", "delivery/webhook", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"subscribe":            {"authz", "delivery", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "subscription"},
 	"tail":                 {"authz", "broker", "event", "fault", "internal/eventstream", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/server":      {"authz", "fault", "internal/setting", "internal/wire"},

@@ -258,6 +258,8 @@ const (
 	WebhookMode_WEBHOOK_MODE_BINARY WebhookMode = 1
 	// One JSON document.
 	WebhookMode_WEBHOOK_MODE_STRUCTURED WebhookMode = 2
+	// An array of them, for endpoints that ask for it.
+	WebhookMode_WEBHOOK_MODE_BATCH WebhookMode = 3
 )
 
 // Enum value maps for WebhookMode.
@@ -266,11 +268,13 @@ var (
 		0: "WEBHOOK_MODE_UNSPECIFIED",
 		1: "WEBHOOK_MODE_BINARY",
 		2: "WEBHOOK_MODE_STRUCTURED",
+		3: "WEBHOOK_MODE_BATCH",
 	}
 	WebhookMode_value = map[string]int32{
 		"WEBHOOK_MODE_UNSPECIFIED": 0,
 		"WEBHOOK_MODE_BINARY":      1,
 		"WEBHOOK_MODE_STRUCTURED":  2,
+		"WEBHOOK_MODE_BATCH":       3,
 	}
 )
 
@@ -786,6 +790,9 @@ type Subscription struct {
 	OnFilterError OnFilterError `protobuf:"varint,12,opt,name=on_filter_error,json=onFilterError,proto3,enum=postern.v1.OnFilterError" json:"on_filter_error,omitempty"`
 	// Pushes the events to an HTTP endpoint.
 	Webhook *Webhook `protobuf:"bytes,13,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	// Calls an application with the events, over gRPC. A subscription has a webhook,
+	// this, or neither.
+	Push *Push `protobuf:"bytes,23,opt,name=push,proto3" json:"push,omitempty"`
 	// Free words of yours, shown wherever the subscription is. At most 64, each name
 	// and value at most 256 bytes.
 	Labels map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -923,6 +930,13 @@ func (x *Subscription) GetOnFilterError() OnFilterError {
 func (x *Subscription) GetWebhook() *Webhook {
 	if x != nil {
 		return x.Webhook
+	}
+	return nil
+}
+
+func (x *Subscription) GetPush() *Push {
+	if x != nil {
+		return x.Push
 	}
 	return nil
 }
@@ -1395,7 +1409,7 @@ type Webhook struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// How many requests may be under way. Default 64.
 	Concurrency int32 `protobuf:"varint,5,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// Sent with each request, for example Authorization.
+	// Sent with each request, for example X-Api-Key.
 	Headers map[string]*SecretReference `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Permits a plain http: URL. This and the two below are allowed only as far as
 	// the gateway's configuration allows them to the API (`subscriptions_api`).
@@ -1403,7 +1417,34 @@ type Webhook struct {
 	// Permits addresses of the gateway's own machine.
 	AllowLoopback bool `protobuf:"varint,8,opt,name=allow_loopback,json=allowLoopback,proto3" json:"allow_loopback,omitempty"`
 	// Permits further address ranges that are refused by default, such as 10.0.0.0/8.
-	AllowCidrs    []string `protobuf:"bytes,9,rep,name=allow_cidrs,json=allowCidrs,proto3" json:"allow_cidrs,omitempty"`
+	AllowCidrs []string `protobuf:"bytes,9,rep,name=allow_cidrs,json=allowCidrs,proto3" json:"allow_cidrs,omitempty"`
+	// Keys with the times between which they sign, beside `secrets`: a rotation that
+	// ends by itself.
+	Keys []*SigningKey `protobuf:"bytes,11,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Signs v1a with the gateway's own keys too, which its /.well-known/jwks.json
+	// publishes. The gateway's operator provides them (`webhooks.signing_keys`).
+	Asymmetric bool `protobuf:"varint,12,opt,name=asymmetric,proto3" json:"asymmetric,omitempty"`
+	// Bounds the batches of mode BATCH.
+	Batch *PushBatch `protobuf:"bytes,13,opt,name=batch,proto3" json:"batch,omitempty"`
+	// Asks the endpoint for its consent before anything is sent.
+	Handshake *Handshake `protobuf:"bytes,14,opt,name=handshake,proto3" json:"handshake,omitempty"`
+	// What answers mean where that is not the usual: a status (`409`), a range
+	// (`500-502`), a class (`4xx`), or `timeout`, `dns`, `tls`, `refused`, `reset`; to `ack`,
+	// `retry`, `throttle`, `reject`, `drop` or `disable`. The more exact key wins.
+	Outcomes map[string]string `protobuf:"bytes,15,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Bounds connecting. Default 5 s.
+	ConnectTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"`
+	// Bounds the TLS handshake. Default 5 s.
+	TlsTimeout *durationpb.Duration `protobuf:"bytes,17,opt,name=tls_timeout,json=tlsTimeout,proto3" json:"tls_timeout,omitempty"`
+	// The most requests a second. Default: no limit.
+	RequestsPerSecond float64 `protobuf:"fixed64,18,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// How long no request may succeed before the endpoint is disabled. Default 120 h;
+	// negative: never.
+	DisableAfter *durationpb.Duration `protobuf:"bytes,19,opt,name=disable_after,json=disableAfter,proto3" json:"disable_after,omitempty"`
+	// How the gateway proves itself in the Authorization header.
+	Auth *WebhookAuth `protobuf:"bytes,20,opt,name=auth,proto3" json:"auth,omitempty"`
+	// Certificates to trust, and the gateway's own.
+	Tls           *PushTLS `protobuf:"bytes,21,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1501,6 +1542,790 @@ func (x *Webhook) GetAllowCidrs() []string {
 	return nil
 }
 
+func (x *Webhook) GetKeys() []*SigningKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Webhook) GetAsymmetric() bool {
+	if x != nil {
+		return x.Asymmetric
+	}
+	return false
+}
+
+func (x *Webhook) GetBatch() *PushBatch {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *Webhook) GetHandshake() *Handshake {
+	if x != nil {
+		return x.Handshake
+	}
+	return nil
+}
+
+func (x *Webhook) GetOutcomes() map[string]string {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *Webhook) GetConnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ConnectTimeout
+	}
+	return nil
+}
+
+func (x *Webhook) GetTlsTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.TlsTimeout
+	}
+	return nil
+}
+
+func (x *Webhook) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Webhook) GetDisableAfter() *durationpb.Duration {
+	if x != nil {
+		return x.DisableAfter
+	}
+	return nil
+}
+
+func (x *Webhook) GetAuth() *WebhookAuth {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+func (x *Webhook) GetTls() *PushTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// SigningKey signs while it is valid.
+type SigningKey struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Secret *SecretReference       `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Default: always.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Default: never.
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKey) Reset() {
+	*x = SigningKey{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKey) ProtoMessage() {}
+
+func (x *SigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
+func (*SigningKey) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SigningKey) GetSecret() *SecretReference {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *SigningKey) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *SigningKey) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+// PushBatch says how many events go together.
+type PushBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default 100, at most 10,000.
+	MaxEvents int32 `protobuf:"varint,1,opt,name=max_events,json=maxEvents,proto3" json:"max_events,omitempty"`
+	// Of keys, values and headers. Default 256 KiB, at most 16 MiB. A larger event goes alone.
+	MaxBytes int64 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// How long an event waits for others. Default 100 ms, at most 1 min.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushBatch) Reset() {
+	*x = PushBatch{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushBatch) ProtoMessage() {}
+
+func (x *PushBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushBatch.ProtoReflect.Descriptor instead.
+func (*PushBatch) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PushBatch) GetMaxEvents() int32 {
+	if x != nil {
+		return x.MaxEvents
+	}
+	return 0
+}
+
+func (x *PushBatch) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *PushBatch) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+// Handshake is the abuse protection of the CloudEvents webhook specification.
+type Handshake struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The DNS name the gateway is known by.
+	Origin string `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// How many requests a minute are asked for. Default: none is named.
+	RequestRate int32 `protobuf:"varint,2,opt,name=request_rate,json=requestRate,proto3" json:"request_rate,omitempty"`
+	// How often consent is asked for again. 1 min to 30 days, default 24 h.
+	Revalidate *durationpb.Duration `protobuf:"bytes,3,opt,name=revalidate,proto3" json:"revalidate,omitempty"`
+	// Offers the endpoint a URL of the gateway's at which it, or a person, may
+	// consent later (WebHook-Request-Callback). The gateway's operator says where that
+	// is (`webhooks.callback_url`).
+	Callback      bool `protobuf:"varint,4,opt,name=callback,proto3" json:"callback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handshake) Reset() {
+	*x = Handshake{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handshake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handshake) ProtoMessage() {}
+
+func (x *Handshake) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handshake.ProtoReflect.Descriptor instead.
+func (*Handshake) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Handshake) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Handshake) GetRequestRate() int32 {
+	if x != nil {
+		return x.RequestRate
+	}
+	return 0
+}
+
+func (x *Handshake) GetRevalidate() *durationpb.Duration {
+	if x != nil {
+		return x.Revalidate
+	}
+	return nil
+}
+
+func (x *Handshake) GetCallback() bool {
+	if x != nil {
+		return x.Callback
+	}
+	return false
+}
+
+// WebhookAuth is one way for the gateway to prove itself to an endpoint.
+type WebhookAuth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Way:
+	//
+	//	*WebhookAuth_Basic
+	//	*WebhookAuth_Bearer
+	//	*WebhookAuth_Oauth2
+	//	*WebhookAuth_Jwt
+	Way           isWebhookAuth_Way `protobuf_oneof:"way"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookAuth) Reset() {
+	*x = WebhookAuth{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookAuth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookAuth) ProtoMessage() {}
+
+func (x *WebhookAuth) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookAuth.ProtoReflect.Descriptor instead.
+func (*WebhookAuth) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WebhookAuth) GetWay() isWebhookAuth_Way {
+	if x != nil {
+		return x.Way
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetBasic() *BasicAuth {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Basic); ok {
+			return x.Basic
+		}
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetBearer() *SecretReference {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Bearer); ok {
+			return x.Bearer
+		}
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetOauth2() *OAuth2 {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Oauth2); ok {
+			return x.Oauth2
+		}
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetJwt() *MintedToken {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Jwt); ok {
+			return x.Jwt
+		}
+	}
+	return nil
+}
+
+type isWebhookAuth_Way interface {
+	isWebhookAuth_Way()
+}
+
+type WebhookAuth_Basic struct {
+	Basic *BasicAuth `protobuf:"bytes,1,opt,name=basic,proto3,oneof"`
+}
+
+type WebhookAuth_Bearer struct {
+	// A token that is sent as it is.
+	Bearer *SecretReference `protobuf:"bytes,2,opt,name=bearer,proto3,oneof"`
+}
+
+type WebhookAuth_Oauth2 struct {
+	Oauth2 *OAuth2 `protobuf:"bytes,3,opt,name=oauth2,proto3,oneof"`
+}
+
+type WebhookAuth_Jwt struct {
+	// A token that the gateway mints; its keys are at /.well-known/jwks.json.
+	Jwt *MintedToken `protobuf:"bytes,4,opt,name=jwt,proto3,oneof"`
+}
+
+func (*WebhookAuth_Basic) isWebhookAuth_Way() {}
+
+func (*WebhookAuth_Bearer) isWebhookAuth_Way() {}
+
+func (*WebhookAuth_Oauth2) isWebhookAuth_Way() {}
+
+func (*WebhookAuth_Jwt) isWebhookAuth_Way() {}
+
+type BasicAuth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	Password      *SecretReference       `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BasicAuth) Reset() {
+	*x = BasicAuth{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BasicAuth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BasicAuth) ProtoMessage() {}
+
+func (x *BasicAuth) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BasicAuth.ProtoReflect.Descriptor instead.
+func (*BasicAuth) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BasicAuth) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *BasicAuth) GetPassword() *SecretReference {
+	if x != nil {
+		return x.Password
+	}
+	return nil
+}
+
+// OAuth2 fetches tokens with the client credentials grant.
+type OAuth2 struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token endpoint. It is reached as the webhook is, and no otherwise.
+	TokenUrl     string           `protobuf:"bytes,1,opt,name=token_url,json=tokenUrl,proto3" json:"token_url,omitempty"`
+	ClientId     string           `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientSecret *SecretReference `protobuf:"bytes,3,opt,name=client_secret,json=clientSecret,proto3" json:"client_secret,omitempty"`
+	Scopes       []string         `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Sent as the parameter `audience`, which some servers ask for.
+	Audience string `protobuf:"bytes,5,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Where the client's secret goes: `header` (default) or `body`.
+	AuthStyle     string `protobuf:"bytes,6,opt,name=auth_style,json=authStyle,proto3" json:"auth_style,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OAuth2) Reset() {
+	*x = OAuth2{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OAuth2) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OAuth2) ProtoMessage() {}
+
+func (x *OAuth2) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OAuth2.ProtoReflect.Descriptor instead.
+func (*OAuth2) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OAuth2) GetTokenUrl() string {
+	if x != nil {
+		return x.TokenUrl
+	}
+	return ""
+}
+
+func (x *OAuth2) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *OAuth2) GetClientSecret() *SecretReference {
+	if x != nil {
+		return x.ClientSecret
+	}
+	return nil
+}
+
+func (x *OAuth2) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *OAuth2) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *OAuth2) GetAuthStyle() string {
+	if x != nil {
+		return x.AuthStyle
+	}
+	return ""
+}
+
+// MintedToken says what a token says that the gateway mints.
+type MintedToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whom it is for. Of a webhook declared here it begins with the scheme and the host
+	// of the webhook's URL: a token for somebody else could be carried there.
+	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Default: the subscription, and of one declared here nothing else.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// 1 min to 24 h, default 5 min.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintedToken) Reset() {
+	*x = MintedToken{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintedToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintedToken) ProtoMessage() {}
+
+func (x *MintedToken) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintedToken.ProtoReflect.Descriptor instead.
+func (*MintedToken) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MintedToken) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *MintedToken) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *MintedToken) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+// PushTLS is how the gateway and an endpoint prove themselves with certificates.
+// All are PEM, and read again when they change.
+type PushTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificates to trust. Default: the gateway's system's.
+	Ca *SecretReference `protobuf:"bytes,1,opt,name=ca,proto3" json:"ca,omitempty"`
+	// The gateway's own certificate, and its key.
+	Certificate *SecretReference `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Key         *SecretReference `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Overrides the name checked in the endpoint's certificate.
+	ServerName    string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushTLS) Reset() {
+	*x = PushTLS{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushTLS) ProtoMessage() {}
+
+func (x *PushTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushTLS.ProtoReflect.Descriptor instead.
+func (*PushTLS) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PushTLS) GetCa() *SecretReference {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *PushTLS) GetCertificate() *SecretReference {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *PushTLS) GetKey() *SecretReference {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PushTLS) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+// Push calls an application with each event, or each batch, over gRPC: it serves
+// EventHandler, and its status settles the event.
+type Push struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the application's server: host:port. The gateway's operator says which are
+	// allowed here (`subscriptions_api.push_addresses`); without a word, none.
+	Address string   `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Tls     *PushTLS `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Bounds one attempt. Default 30 s, at most 10 min.
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How many calls may be under way. Default 64.
+	Concurrency int32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// The most calls a second. Default: no limit.
+	RequestsPerSecond float64 `protobuf:"fixed64,5,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// Sends events together, with HandleBatch. Absent: one by one.
+	Batch *PushBatch `protobuf:"bytes,6,opt,name=batch,proto3" json:"batch,omitempty"`
+	// How long no call may succeed before the application is disabled. Default: never.
+	DisableAfter *durationpb.Duration `protobuf:"bytes,7,opt,name=disable_after,json=disableAfter,proto3" json:"disable_after,omitempty"`
+	// Sent with each call.
+	Metadata      map[string]*SecretReference `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Push) Reset() {
+	*x = Push{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Push) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Push) ProtoMessage() {}
+
+func (x *Push) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Push.ProtoReflect.Descriptor instead.
+func (*Push) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Push) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Push) GetTls() *PushTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Push) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Push) GetConcurrency() int32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Push) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Push) GetBatch() *PushBatch {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *Push) GetDisableAfter() *durationpb.Duration {
+	if x != nil {
+		return x.DisableAfter
+	}
+	return nil
+}
+
+func (x *Push) GetMetadata() map[string]*SecretReference {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
 // SecretReference names a secret that the gateway's operator provides. The API
 // neither takes nor shows a secret itself.
 type SecretReference struct {
@@ -1515,7 +2340,7 @@ type SecretReference struct {
 
 func (x *SecretReference) Reset() {
 	*x = SecretReference{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +2352,7 @@ func (x *SecretReference) String() string {
 func (*SecretReference) ProtoMessage() {}
 
 func (x *SecretReference) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +2365,7 @@ func (x *SecretReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretReference.ProtoReflect.Descriptor instead.
 func (*SecretReference) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{6}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SecretReference) GetName() string {
@@ -1561,7 +2386,7 @@ type CreateSubscriptionRequest struct {
 
 func (x *CreateSubscriptionRequest) Reset() {
 	*x = CreateSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +2398,7 @@ func (x *CreateSubscriptionRequest) String() string {
 func (*CreateSubscriptionRequest) ProtoMessage() {}
 
 func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +2411,7 @@ func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{7}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateSubscriptionRequest) GetSubscription() *Subscription {
@@ -1612,7 +2437,7 @@ type GetSubscriptionRequest struct {
 
 func (x *GetSubscriptionRequest) Reset() {
 	*x = GetSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +2449,7 @@ func (x *GetSubscriptionRequest) String() string {
 func (*GetSubscriptionRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +2462,7 @@ func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{8}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSubscriptionRequest) GetName() string {
@@ -1663,7 +2488,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2500,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2513,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{9}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSubscriptionsRequest) GetPageSize() int32 {
@@ -1730,7 +2555,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +2567,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +2580,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{10}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -1788,7 +2613,7 @@ type UpdateSubscriptionRequest struct {
 
 func (x *UpdateSubscriptionRequest) Reset() {
 	*x = UpdateSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +2625,7 @@ func (x *UpdateSubscriptionRequest) String() string {
 func (*UpdateSubscriptionRequest) ProtoMessage() {}
 
 func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +2638,7 @@ func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{11}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateSubscriptionRequest) GetSubscription() *Subscription {
@@ -1848,7 +2673,7 @@ type DeleteSubscriptionRequest struct {
 
 func (x *DeleteSubscriptionRequest) Reset() {
 	*x = DeleteSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2685,7 @@ func (x *DeleteSubscriptionRequest) String() string {
 func (*DeleteSubscriptionRequest) ProtoMessage() {}
 
 func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2698,7 @@ func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{12}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteSubscriptionRequest) GetName() string {
@@ -1900,7 +2725,7 @@ type PauseSubscriptionRequest struct {
 
 func (x *PauseSubscriptionRequest) Reset() {
 	*x = PauseSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2737,7 @@ func (x *PauseSubscriptionRequest) String() string {
 func (*PauseSubscriptionRequest) ProtoMessage() {}
 
 func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2750,7 @@ func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{13}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PauseSubscriptionRequest) GetName() string {
@@ -1952,7 +2777,7 @@ type ResumeSubscriptionRequest struct {
 
 func (x *ResumeSubscriptionRequest) Reset() {
 	*x = ResumeSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2789,7 @@ func (x *ResumeSubscriptionRequest) String() string {
 func (*ResumeSubscriptionRequest) ProtoMessage() {}
 
 func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2802,7 @@ func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{14}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeSubscriptionRequest) GetName() string {
@@ -2016,7 +2841,7 @@ type SeekSubscriptionRequest struct {
 
 func (x *SeekSubscriptionRequest) Reset() {
 	*x = SeekSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2853,7 @@ func (x *SeekSubscriptionRequest) String() string {
 func (*SeekSubscriptionRequest) ProtoMessage() {}
 
 func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2866,7 @@ func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{15}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SeekSubscriptionRequest) GetName() string {
@@ -2148,7 +2973,7 @@ type SeekPositions struct {
 
 func (x *SeekPositions) Reset() {
 	*x = SeekPositions{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2985,7 @@ func (x *SeekPositions) String() string {
 func (*SeekPositions) ProtoMessage() {}
 
 func (x *SeekPositions) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2998,7 @@ func (x *SeekPositions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekPositions.ProtoReflect.Descriptor instead.
 func (*SeekPositions) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{16}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SeekPositions) GetPositions() []*Position {
@@ -2195,7 +3020,7 @@ type SeekCursor struct {
 
 func (x *SeekCursor) Reset() {
 	*x = SeekCursor{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +3032,7 @@ func (x *SeekCursor) String() string {
 func (*SeekCursor) ProtoMessage() {}
 
 func (x *SeekCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +3045,7 @@ func (x *SeekCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekCursor.ProtoReflect.Descriptor instead.
 func (*SeekCursor) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{17}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SeekCursor) GetTopic() string {
@@ -2251,7 +3076,7 @@ type SeekSubscriptionResponse struct {
 
 func (x *SeekSubscriptionResponse) Reset() {
 	*x = SeekSubscriptionResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +3088,7 @@ func (x *SeekSubscriptionResponse) String() string {
 func (*SeekSubscriptionResponse) ProtoMessage() {}
 
 func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +3101,7 @@ func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SeekSubscriptionResponse) GetSubscription() *Subscription {
@@ -2327,7 +3152,7 @@ type SeekPartition struct {
 
 func (x *SeekPartition) Reset() {
 	*x = SeekPartition{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +3164,7 @@ func (x *SeekPartition) String() string {
 func (*SeekPartition) ProtoMessage() {}
 
 func (x *SeekPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +3177,7 @@ func (x *SeekPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekPartition.ProtoReflect.Descriptor instead.
 func (*SeekPartition) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SeekPartition) GetTopic() string {
@@ -2419,7 +3244,7 @@ type ReplayEventsRequest struct {
 
 func (x *ReplayEventsRequest) Reset() {
 	*x = ReplayEventsRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +3256,7 @@ func (x *ReplayEventsRequest) String() string {
 func (*ReplayEventsRequest) ProtoMessage() {}
 
 func (x *ReplayEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +3269,7 @@ func (x *ReplayEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayEventsRequest.ProtoReflect.Descriptor instead.
 func (*ReplayEventsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReplayEventsRequest) GetName() string {
@@ -2528,7 +3353,7 @@ type DeadLetterFilter struct {
 
 func (x *DeadLetterFilter) Reset() {
 	*x = DeadLetterFilter{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +3365,7 @@ func (x *DeadLetterFilter) String() string {
 func (*DeadLetterFilter) ProtoMessage() {}
 
 func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +3378,7 @@ func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterFilter.ProtoReflect.Descriptor instead.
 func (*DeadLetterFilter) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeadLetterFilter) GetAfter() *timestamppb.Timestamp {
@@ -2652,7 +3477,7 @@ type RedriveDeadLettersRequest struct {
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +3489,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +3502,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RedriveDeadLettersRequest) GetName() string {
@@ -2739,7 +3564,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3576,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3589,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListDeadLettersRequest) GetName() string {
@@ -2819,7 +3644,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3656,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3669,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetteredEvent {
@@ -2871,7 +3696,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3708,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3721,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetDeadLetterRequest) GetName() string {
@@ -2948,7 +3773,7 @@ type DeadLetteredEvent struct {
 
 func (x *DeadLetteredEvent) Reset() {
 	*x = DeadLetteredEvent{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3785,7 @@ func (x *DeadLetteredEvent) String() string {
 func (*DeadLetteredEvent) ProtoMessage() {}
 
 func (x *DeadLetteredEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3798,7 @@ func (x *DeadLetteredEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetteredEvent.ProtoReflect.Descriptor instead.
 func (*DeadLetteredEvent) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeadLetteredEvent) GetId() string {
@@ -3087,7 +3912,7 @@ type PurgeDeadLettersRequest struct {
 
 func (x *PurgeDeadLettersRequest) Reset() {
 	*x = PurgeDeadLettersRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3924,7 @@ func (x *PurgeDeadLettersRequest) String() string {
 func (*PurgeDeadLettersRequest) ProtoMessage() {}
 
 func (x *PurgeDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3937,7 @@ func (x *PurgeDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{27}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PurgeDeadLettersRequest) GetName() string {
@@ -3176,7 +4001,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +4013,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +4026,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{28}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Job) GetId() string {
@@ -3375,7 +4200,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3387,7 +4212,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3400,7 +4225,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -3429,7 +4254,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +4266,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +4279,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListJobsRequest) GetName() string {
@@ -3488,7 +4313,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +4325,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +4338,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{31}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -3540,7 +4365,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +4377,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +4390,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{32}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -3591,7 +4416,7 @@ type GetSubscriptionStatusRequest struct {
 
 func (x *GetSubscriptionStatusRequest) Reset() {
 	*x = GetSubscriptionStatusRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3603,7 +4428,7 @@ func (x *GetSubscriptionStatusRequest) String() string {
 func (*GetSubscriptionStatusRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3616,7 +4441,7 @@ func (x *GetSubscriptionStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionStatusRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{33}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetSubscriptionStatusRequest) GetName() string {
@@ -3653,7 +4478,7 @@ type SubscriptionStatus struct {
 
 func (x *SubscriptionStatus) Reset() {
 	*x = SubscriptionStatus{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +4490,7 @@ func (x *SubscriptionStatus) String() string {
 func (*SubscriptionStatus) ProtoMessage() {}
 
 func (x *SubscriptionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +4503,7 @@ func (x *SubscriptionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionStatus.ProtoReflect.Descriptor instead.
 func (*SubscriptionStatus) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{34}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SubscriptionStatus) GetName() string {
@@ -3776,7 +4601,7 @@ type Cause struct {
 
 func (x *Cause) Reset() {
 	*x = Cause{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +4613,7 @@ func (x *Cause) String() string {
 func (*Cause) ProtoMessage() {}
 
 func (x *Cause) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +4626,7 @@ func (x *Cause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cause.ProtoReflect.Descriptor instead.
 func (*Cause) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{35}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Cause) GetKind() CauseKind {
@@ -3874,7 +4699,7 @@ type PartitionStatus struct {
 
 func (x *PartitionStatus) Reset() {
 	*x = PartitionStatus{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4711,7 @@ func (x *PartitionStatus) String() string {
 func (*PartitionStatus) ProtoMessage() {}
 
 func (x *PartitionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4724,7 @@ func (x *PartitionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionStatus.ProtoReflect.Descriptor instead.
 func (*PartitionStatus) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{36}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PartitionStatus) GetTopic() string {
@@ -4021,7 +4846,7 @@ type BlockedKey struct {
 
 func (x *BlockedKey) Reset() {
 	*x = BlockedKey{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4858,7 @@ func (x *BlockedKey) String() string {
 func (*BlockedKey) ProtoMessage() {}
 
 func (x *BlockedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4046,7 +4871,7 @@ func (x *BlockedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockedKey.ProtoReflect.Descriptor instead.
 func (*BlockedKey) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{37}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BlockedKey) GetKey() []byte {
@@ -4116,7 +4941,7 @@ type AttachedConsumer struct {
 
 func (x *AttachedConsumer) Reset() {
 	*x = AttachedConsumer{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4953,7 @@ func (x *AttachedConsumer) String() string {
 func (*AttachedConsumer) ProtoMessage() {}
 
 func (x *AttachedConsumer) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4966,7 @@ func (x *AttachedConsumer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedConsumer.ProtoReflect.Descriptor instead.
 func (*AttachedConsumer) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{38}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AttachedConsumer) GetClientId() string {
@@ -4184,7 +5009,7 @@ var File_postern_v1_subscriptions_proto protoreflect.FileDescriptor
 const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\n" +
 	"\x1epostern/v1/subscriptions.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\xf8\b\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\x9e\t\n" +
 	"\fSubscription\x12@\n" +
 	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^[a-z0-9]([a-z0-9.-]{0,98}[a-z0-9])?$R\x04name\x12?\n" +
 	"\x06topics\x18\x02 \x03(\tB'\xbaH$\x92\x01!\x10d\x18\x01\"\x1br\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x06topics\x12/\n" +
@@ -4199,7 +5024,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"deadLetter\x12*\n" +
 	"\x06filter\x18\v \x01(\v2\x12.postern.v1.FilterR\x06filter\x12K\n" +
 	"\x0fon_filter_error\x18\f \x01(\x0e2\x19.postern.v1.OnFilterErrorB\b\xbaH\x05\x82\x01\x02\x10\x01R\ronFilterError\x12-\n" +
-	"\awebhook\x18\r \x01(\v2\x13.postern.v1.WebhookR\awebhook\x12V\n" +
+	"\awebhook\x18\r \x01(\v2\x13.postern.v1.WebhookR\awebhook\x12$\n" +
+	"\x04push\x18\x17 \x01(\v2\x10.postern.v1.PushR\x04push\x12V\n" +
 	"\x06labels\x18\t \x03(\v2$.postern.v1.Subscription.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10@\"\ar\x05\x10\x01(\x80\x02*\x05r\x03(\x80\x02R\x06labels\x12\x1b\n" +
 	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02(@R\x04etag\x12\x1e\n" +
 	"\n" +
@@ -4265,7 +5091,7 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x03all\n" +
 	"\x03any\n" +
 	"\x03not\n" +
-	"\x03sql\x10\x01\"\xa1\x04\n" +
+	"\x03sql\x10\x01\"\xda\t\n" +
 	"\aWebhook\x12\x1c\n" +
 	"\x03url\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80\x10R\x03url\x12?\n" +
@@ -4281,8 +5107,95 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"allow_http\x18\a \x01(\bR\tallowHttp\x12%\n" +
 	"\x0eallow_loopback\x18\b \x01(\bR\rallowLoopback\x12)\n" +
 	"\vallow_cidrs\x18\t \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\n" +
-	"allowCidrs\x1aW\n" +
+	"allowCidrs\x124\n" +
+	"\x04keys\x18\v \x03(\v2\x16.postern.v1.SigningKeyB\b\xbaH\x05\x92\x01\x02\x10\n" +
+	"R\x04keys\x12\x1e\n" +
+	"\n" +
+	"asymmetric\x18\f \x01(\bR\n" +
+	"asymmetric\x12+\n" +
+	"\x05batch\x18\r \x01(\v2\x15.postern.v1.PushBatchR\x05batch\x123\n" +
+	"\thandshake\x18\x0e \x01(\v2\x15.postern.v1.HandshakeR\thandshake\x12G\n" +
+	"\boutcomes\x18\x0f \x03(\v2!.postern.v1.Webhook.OutcomesEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\boutcomes\x12Q\n" +
+	"\x0fconnect_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\x0econnectTimeout\x12I\n" +
+	"\vtls_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\n" +
+	"tlsTimeout\x12G\n" +
+	"\x13requests_per_second\x18\x12 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x12>\n" +
+	"\rdisable_after\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\fdisableAfter\x12+\n" +
+	"\x04auth\x18\x14 \x01(\v2\x17.postern.v1.WebhookAuthR\x04auth\x12%\n" +
+	"\x03tls\x18\x15 \x01(\v2\x13.postern.v1.PushTLSR\x03tls\x1aW\n" +
 	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\x05value:\x028\x01\x1a;\n" +
+	"\rOutcomesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x01\n" +
+	"\n" +
+	"SigningKey\x12;\n" +
+	"\x06secret\x18\x01 \x01(\v2\x1b.postern.v1.SecretReferenceB\x06\xbaH\x03\xc8\x01\x01R\x06secret\x129\n" +
+	"\n" +
+	"not_before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
+	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xa5\x01\n" +
+	"\tPushBatch\x12)\n" +
+	"\n" +
+	"max_events\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\tmaxEvents\x12)\n" +
+	"\tmax_bytes\x18\x02 \x01(\x03B\f\xbaH\t\"\a\x18\x80\x80\x80\b(\x00R\bmaxBytes\x12B\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\amaxWait\"\xc2\x01\n" +
+	"\tHandshake\x12\"\n" +
+	"\x06origin\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\xfd\x01R\x06origin\x120\n" +
+	"\frequest_rate\x18\x02 \x01(\x05B\r\xbaH\n" +
+	"\x1a\b\x18\x80\x94\xeb\xdc\x03(\x00R\vrequestRate\x12C\n" +
+	"\n" +
+	"revalidate\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
+	"revalidate\x12\x1a\n" +
+	"\bcallback\x18\x04 \x01(\bR\bcallback\"\xdc\x01\n" +
+	"\vWebhookAuth\x12-\n" +
+	"\x05basic\x18\x01 \x01(\v2\x15.postern.v1.BasicAuthH\x00R\x05basic\x125\n" +
+	"\x06bearer\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceH\x00R\x06bearer\x12,\n" +
+	"\x06oauth2\x18\x03 \x01(\v2\x12.postern.v1.OAuth2H\x00R\x06oauth2\x12+\n" +
+	"\x03jwt\x18\x04 \x01(\v2\x17.postern.v1.MintedTokenH\x00R\x03jwtB\f\n" +
+	"\x03way\x12\x05\xbaH\x02\b\x01\"l\n" +
+	"\tBasicAuth\x12&\n" +
+	"\busername\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x02R\busername\x127\n" +
+	"\bpassword\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\bpassword\"\xab\x02\n" +
+	"\x06OAuth2\x12'\n" +
+	"\ttoken_url\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x10R\btokenUrl\x12'\n" +
+	"\tclient_id\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x04R\bclientId\x12H\n" +
+	"\rclient_secret\x18\x03 \x01(\v2\x1b.postern.v1.SecretReferenceB\x06\xbaH\x03\xc8\x01\x01R\fclientSecret\x12)\n" +
+	"\x06scopes\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01(\x80\x02R\x06scopes\x12$\n" +
+	"\baudience\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\baudience\x124\n" +
+	"\n" +
+	"auth_style\x18\x06 \x01(\tB\x15\xbaH\x12r\x10R\x00R\x06headerR\x04bodyR\tauthStyle\"\x9a\x01\n" +
+	"\vMintedToken\x12&\n" +
+	"\baudience\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x10R\baudience\x12\"\n" +
+	"\asubject\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\asubject\x12?\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\blifetime\"\xcf\x01\n" +
+	"\aPushTLS\x12+\n" +
+	"\x02ca\x18\x01 \x01(\v2\x1b.postern.v1.SecretReferenceR\x02ca\x12=\n" +
+	"\vcertificate\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\vcertificate\x12-\n" +
+	"\x03key\x18\x03 \x01(\v2\x1b.postern.v1.SecretReferenceR\x03key\x12)\n" +
+	"\vserver_name\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\xfd\x01R\n" +
+	"serverName\"\x9b\x04\n" +
+	"\x04Push\x12$\n" +
+	"\aaddress\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x04R\aaddress\x12%\n" +
+	"\x03tls\x18\x02 \x01(\v2\x13.postern.v1.PushTLSR\x03tls\x12B\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\atimeout\x12,\n" +
+	"\vconcurrency\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\vconcurrency\x12G\n" +
+	"\x13requests_per_second\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x12+\n" +
+	"\x05batch\x18\x06 \x01(\v2\x15.postern.v1.PushBatchR\x05batch\x12>\n" +
+	"\rdisable_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\fdisableAfter\x12D\n" +
+	"\bmetadata\x18\b \x03(\v2\x1e.postern.v1.Push.MetadataEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\bmetadata\x1aX\n" +
+	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\x05value:\x028\x01\"T\n" +
 	"\x0fSecretReference\x12A\n" +
@@ -4536,11 +5449,12 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\rOnFilterError\x12\x1f\n" +
 	"\x1bON_FILTER_ERROR_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bON_FILTER_ERROR_DEAD_LETTER\x10\x01\x12\x18\n" +
-	"\x14ON_FILTER_ERROR_SKIP\x10\x02*a\n" +
+	"\x14ON_FILTER_ERROR_SKIP\x10\x02*y\n" +
 	"\vWebhookMode\x12\x1c\n" +
 	"\x18WEBHOOK_MODE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13WEBHOOK_MODE_BINARY\x10\x01\x12\x1b\n" +
-	"\x17WEBHOOK_MODE_STRUCTURED\x10\x02*T\n" +
+	"\x17WEBHOOK_MODE_STRUCTURED\x10\x02\x12\x16\n" +
+	"\x12WEBHOOK_MODE_BATCH\x10\x03*T\n" +
 	"\n" +
 	"DeclaredIn\x12\x1b\n" +
 	"\x17DECLARED_IN_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -4630,7 +5544,7 @@ func file_postern_v1_subscriptions_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_subscriptions_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_postern_v1_subscriptions_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_postern_v1_subscriptions_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_postern_v1_subscriptions_proto_goTypes = []any{
 	(Order)(0),                           // 0: postern.v1.Order
 	(Edge)(0),                            // 1: postern.v1.Edge
@@ -4650,177 +5564,219 @@ var file_postern_v1_subscriptions_proto_goTypes = []any{
 	(*DeadLetter)(nil),                   // 15: postern.v1.DeadLetter
 	(*Filter)(nil),                       // 16: postern.v1.Filter
 	(*Webhook)(nil),                      // 17: postern.v1.Webhook
-	(*SecretReference)(nil),              // 18: postern.v1.SecretReference
-	(*CreateSubscriptionRequest)(nil),    // 19: postern.v1.CreateSubscriptionRequest
-	(*GetSubscriptionRequest)(nil),       // 20: postern.v1.GetSubscriptionRequest
-	(*ListSubscriptionsRequest)(nil),     // 21: postern.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil),    // 22: postern.v1.ListSubscriptionsResponse
-	(*UpdateSubscriptionRequest)(nil),    // 23: postern.v1.UpdateSubscriptionRequest
-	(*DeleteSubscriptionRequest)(nil),    // 24: postern.v1.DeleteSubscriptionRequest
-	(*PauseSubscriptionRequest)(nil),     // 25: postern.v1.PauseSubscriptionRequest
-	(*ResumeSubscriptionRequest)(nil),    // 26: postern.v1.ResumeSubscriptionRequest
-	(*SeekSubscriptionRequest)(nil),      // 27: postern.v1.SeekSubscriptionRequest
-	(*SeekPositions)(nil),                // 28: postern.v1.SeekPositions
-	(*SeekCursor)(nil),                   // 29: postern.v1.SeekCursor
-	(*SeekSubscriptionResponse)(nil),     // 30: postern.v1.SeekSubscriptionResponse
-	(*SeekPartition)(nil),                // 31: postern.v1.SeekPartition
-	(*ReplayEventsRequest)(nil),          // 32: postern.v1.ReplayEventsRequest
-	(*DeadLetterFilter)(nil),             // 33: postern.v1.DeadLetterFilter
-	(*RedriveDeadLettersRequest)(nil),    // 34: postern.v1.RedriveDeadLettersRequest
-	(*ListDeadLettersRequest)(nil),       // 35: postern.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),      // 36: postern.v1.ListDeadLettersResponse
-	(*GetDeadLetterRequest)(nil),         // 37: postern.v1.GetDeadLetterRequest
-	(*DeadLetteredEvent)(nil),            // 38: postern.v1.DeadLetteredEvent
-	(*PurgeDeadLettersRequest)(nil),      // 39: postern.v1.PurgeDeadLettersRequest
-	(*Job)(nil),                          // 40: postern.v1.Job
-	(*GetJobRequest)(nil),                // 41: postern.v1.GetJobRequest
-	(*ListJobsRequest)(nil),              // 42: postern.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),             // 43: postern.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),             // 44: postern.v1.CancelJobRequest
-	(*GetSubscriptionStatusRequest)(nil), // 45: postern.v1.GetSubscriptionStatusRequest
-	(*SubscriptionStatus)(nil),           // 46: postern.v1.SubscriptionStatus
-	(*Cause)(nil),                        // 47: postern.v1.Cause
-	(*PartitionStatus)(nil),              // 48: postern.v1.PartitionStatus
-	(*BlockedKey)(nil),                   // 49: postern.v1.BlockedKey
-	(*AttachedConsumer)(nil),             // 50: postern.v1.AttachedConsumer
-	nil,                                  // 51: postern.v1.Subscription.LabelsEntry
-	nil,                                  // 52: postern.v1.Filter.ExactEntry
-	nil,                                  // 53: postern.v1.Filter.PrefixEntry
-	nil,                                  // 54: postern.v1.Filter.SuffixEntry
-	nil,                                  // 55: postern.v1.Webhook.HeadersEntry
-	nil,                                  // 56: postern.v1.Cause.FiguresEntry
-	(*durationpb.Duration)(nil),          // 57: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 58: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),        // 59: google.protobuf.FieldMask
-	(*Position)(nil),                     // 60: postern.v1.Position
-	(*Event)(nil),                        // 61: postern.v1.Event
-	(*status.Status)(nil),                // 62: google.rpc.Status
-	(*emptypb.Empty)(nil),                // 63: google.protobuf.Empty
+	(*SigningKey)(nil),                   // 18: postern.v1.SigningKey
+	(*PushBatch)(nil),                    // 19: postern.v1.PushBatch
+	(*Handshake)(nil),                    // 20: postern.v1.Handshake
+	(*WebhookAuth)(nil),                  // 21: postern.v1.WebhookAuth
+	(*BasicAuth)(nil),                    // 22: postern.v1.BasicAuth
+	(*OAuth2)(nil),                       // 23: postern.v1.OAuth2
+	(*MintedToken)(nil),                  // 24: postern.v1.MintedToken
+	(*PushTLS)(nil),                      // 25: postern.v1.PushTLS
+	(*Push)(nil),                         // 26: postern.v1.Push
+	(*SecretReference)(nil),              // 27: postern.v1.SecretReference
+	(*CreateSubscriptionRequest)(nil),    // 28: postern.v1.CreateSubscriptionRequest
+	(*GetSubscriptionRequest)(nil),       // 29: postern.v1.GetSubscriptionRequest
+	(*ListSubscriptionsRequest)(nil),     // 30: postern.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil),    // 31: postern.v1.ListSubscriptionsResponse
+	(*UpdateSubscriptionRequest)(nil),    // 32: postern.v1.UpdateSubscriptionRequest
+	(*DeleteSubscriptionRequest)(nil),    // 33: postern.v1.DeleteSubscriptionRequest
+	(*PauseSubscriptionRequest)(nil),     // 34: postern.v1.PauseSubscriptionRequest
+	(*ResumeSubscriptionRequest)(nil),    // 35: postern.v1.ResumeSubscriptionRequest
+	(*SeekSubscriptionRequest)(nil),      // 36: postern.v1.SeekSubscriptionRequest
+	(*SeekPositions)(nil),                // 37: postern.v1.SeekPositions
+	(*SeekCursor)(nil),                   // 38: postern.v1.SeekCursor
+	(*SeekSubscriptionResponse)(nil),     // 39: postern.v1.SeekSubscriptionResponse
+	(*SeekPartition)(nil),                // 40: postern.v1.SeekPartition
+	(*ReplayEventsRequest)(nil),          // 41: postern.v1.ReplayEventsRequest
+	(*DeadLetterFilter)(nil),             // 42: postern.v1.DeadLetterFilter
+	(*RedriveDeadLettersRequest)(nil),    // 43: postern.v1.RedriveDeadLettersRequest
+	(*ListDeadLettersRequest)(nil),       // 44: postern.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),      // 45: postern.v1.ListDeadLettersResponse
+	(*GetDeadLetterRequest)(nil),         // 46: postern.v1.GetDeadLetterRequest
+	(*DeadLetteredEvent)(nil),            // 47: postern.v1.DeadLetteredEvent
+	(*PurgeDeadLettersRequest)(nil),      // 48: postern.v1.PurgeDeadLettersRequest
+	(*Job)(nil),                          // 49: postern.v1.Job
+	(*GetJobRequest)(nil),                // 50: postern.v1.GetJobRequest
+	(*ListJobsRequest)(nil),              // 51: postern.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),             // 52: postern.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),             // 53: postern.v1.CancelJobRequest
+	(*GetSubscriptionStatusRequest)(nil), // 54: postern.v1.GetSubscriptionStatusRequest
+	(*SubscriptionStatus)(nil),           // 55: postern.v1.SubscriptionStatus
+	(*Cause)(nil),                        // 56: postern.v1.Cause
+	(*PartitionStatus)(nil),              // 57: postern.v1.PartitionStatus
+	(*BlockedKey)(nil),                   // 58: postern.v1.BlockedKey
+	(*AttachedConsumer)(nil),             // 59: postern.v1.AttachedConsumer
+	nil,                                  // 60: postern.v1.Subscription.LabelsEntry
+	nil,                                  // 61: postern.v1.Filter.ExactEntry
+	nil,                                  // 62: postern.v1.Filter.PrefixEntry
+	nil,                                  // 63: postern.v1.Filter.SuffixEntry
+	nil,                                  // 64: postern.v1.Webhook.HeadersEntry
+	nil,                                  // 65: postern.v1.Webhook.OutcomesEntry
+	nil,                                  // 66: postern.v1.Push.MetadataEntry
+	nil,                                  // 67: postern.v1.Cause.FiguresEntry
+	(*durationpb.Duration)(nil),          // 68: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 69: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),        // 70: google.protobuf.FieldMask
+	(*Position)(nil),                     // 71: postern.v1.Position
+	(*Event)(nil),                        // 72: postern.v1.Event
+	(*status.Status)(nil),                // 73: google.rpc.Status
+	(*emptypb.Empty)(nil),                // 74: google.protobuf.Empty
 }
 var file_postern_v1_subscriptions_proto_depIdxs = []int32{
 	0,   // 0: postern.v1.Subscription.order:type_name -> postern.v1.Order
 	13,  // 1: postern.v1.Subscription.start:type_name -> postern.v1.Start
-	57,  // 2: postern.v1.Subscription.lease:type_name -> google.protobuf.Duration
+	68,  // 2: postern.v1.Subscription.lease:type_name -> google.protobuf.Duration
 	14,  // 3: postern.v1.Subscription.retry:type_name -> postern.v1.RetryPolicy
 	15,  // 4: postern.v1.Subscription.dead_letter:type_name -> postern.v1.DeadLetter
 	16,  // 5: postern.v1.Subscription.filter:type_name -> postern.v1.Filter
 	3,   // 6: postern.v1.Subscription.on_filter_error:type_name -> postern.v1.OnFilterError
 	17,  // 7: postern.v1.Subscription.webhook:type_name -> postern.v1.Webhook
-	51,  // 8: postern.v1.Subscription.labels:type_name -> postern.v1.Subscription.LabelsEntry
-	58,  // 9: postern.v1.Subscription.create_time:type_name -> google.protobuf.Timestamp
-	58,  // 10: postern.v1.Subscription.update_time:type_name -> google.protobuf.Timestamp
-	5,   // 11: postern.v1.Subscription.declared_in:type_name -> postern.v1.DeclaredIn
-	1,   // 12: postern.v1.Start.edge:type_name -> postern.v1.Edge
-	58,  // 13: postern.v1.Start.time:type_name -> google.protobuf.Timestamp
-	57,  // 14: postern.v1.RetryPolicy.min_backoff:type_name -> google.protobuf.Duration
-	57,  // 15: postern.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
-	57,  // 16: postern.v1.RetryPolicy.schedule:type_name -> google.protobuf.Duration
-	57,  // 17: postern.v1.RetryPolicy.hold_limit:type_name -> google.protobuf.Duration
-	57,  // 18: postern.v1.RetryPolicy.max_block:type_name -> google.protobuf.Duration
-	2,   // 19: postern.v1.RetryPolicy.on_block:type_name -> postern.v1.OnBlock
-	52,  // 20: postern.v1.Filter.exact:type_name -> postern.v1.Filter.ExactEntry
-	53,  // 21: postern.v1.Filter.prefix:type_name -> postern.v1.Filter.PrefixEntry
-	54,  // 22: postern.v1.Filter.suffix:type_name -> postern.v1.Filter.SuffixEntry
-	16,  // 23: postern.v1.Filter.all:type_name -> postern.v1.Filter
-	16,  // 24: postern.v1.Filter.any:type_name -> postern.v1.Filter
-	16,  // 25: postern.v1.Filter.not:type_name -> postern.v1.Filter
-	18,  // 26: postern.v1.Webhook.secrets:type_name -> postern.v1.SecretReference
-	4,   // 27: postern.v1.Webhook.mode:type_name -> postern.v1.WebhookMode
-	57,  // 28: postern.v1.Webhook.timeout:type_name -> google.protobuf.Duration
-	55,  // 29: postern.v1.Webhook.headers:type_name -> postern.v1.Webhook.HeadersEntry
-	12,  // 30: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	12,  // 31: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
-	12,  // 32: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	59,  // 33: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,   // 34: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
-	58,  // 35: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
-	28,  // 36: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
-	29,  // 37: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
-	60,  // 38: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
-	12,  // 39: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
-	31,  // 40: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
-	58,  // 41: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
-	58,  // 42: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
-	58,  // 43: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
-	58,  // 44: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
-	33,  // 45: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	6,   // 46: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
-	33,  // 47: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	7,   // 48: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
-	38,  // 49: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
-	61,  // 50: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
-	60,  // 51: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
-	60,  // 52: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
-	58,  // 53: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
-	58,  // 54: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
-	58,  // 55: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
-	58,  // 56: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
-	33,  // 57: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	8,   // 58: postern.v1.Job.kind:type_name -> postern.v1.JobKind
-	9,   // 59: postern.v1.Job.state:type_name -> postern.v1.JobState
-	58,  // 60: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	58,  // 61: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	58,  // 62: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	62,  // 63: postern.v1.Job.error:type_name -> google.rpc.Status
-	34,  // 64: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
-	39,  // 65: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
-	32,  // 66: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
-	40,  // 67: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
-	10,  // 68: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
-	47,  // 69: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
-	57,  // 70: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	48,  // 71: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
-	50,  // 72: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
-	11,  // 73: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
-	58,  // 74: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
-	56,  // 75: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
-	49,  // 76: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
-	57,  // 77: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	49,  // 78: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
-	60,  // 79: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
-	58,  // 80: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	58,  // 81: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
-	57,  // 82: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
-	18,  // 83: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
-	19,  // 84: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
-	20,  // 85: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
-	21,  // 86: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
-	23,  // 87: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
-	24,  // 88: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
-	25,  // 89: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
-	26,  // 90: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
-	27,  // 91: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
-	32,  // 92: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
-	34,  // 93: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
-	35,  // 94: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
-	37,  // 95: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
-	39,  // 96: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
-	41,  // 97: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
-	42,  // 98: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
-	44,  // 99: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
-	45,  // 100: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
-	12,  // 101: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
-	12,  // 102: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
-	22,  // 103: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
-	12,  // 104: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
-	63,  // 105: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
-	12,  // 106: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
-	12,  // 107: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
-	30,  // 108: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
-	40,  // 109: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
-	40,  // 110: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
-	36,  // 111: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
-	38,  // 112: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
-	40,  // 113: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
-	40,  // 114: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
-	43,  // 115: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
-	40,  // 116: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
-	46,  // 117: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
-	101, // [101:118] is the sub-list for method output_type
-	84,  // [84:101] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	26,  // 8: postern.v1.Subscription.push:type_name -> postern.v1.Push
+	60,  // 9: postern.v1.Subscription.labels:type_name -> postern.v1.Subscription.LabelsEntry
+	69,  // 10: postern.v1.Subscription.create_time:type_name -> google.protobuf.Timestamp
+	69,  // 11: postern.v1.Subscription.update_time:type_name -> google.protobuf.Timestamp
+	5,   // 12: postern.v1.Subscription.declared_in:type_name -> postern.v1.DeclaredIn
+	1,   // 13: postern.v1.Start.edge:type_name -> postern.v1.Edge
+	69,  // 14: postern.v1.Start.time:type_name -> google.protobuf.Timestamp
+	68,  // 15: postern.v1.RetryPolicy.min_backoff:type_name -> google.protobuf.Duration
+	68,  // 16: postern.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	68,  // 17: postern.v1.RetryPolicy.schedule:type_name -> google.protobuf.Duration
+	68,  // 18: postern.v1.RetryPolicy.hold_limit:type_name -> google.protobuf.Duration
+	68,  // 19: postern.v1.RetryPolicy.max_block:type_name -> google.protobuf.Duration
+	2,   // 20: postern.v1.RetryPolicy.on_block:type_name -> postern.v1.OnBlock
+	61,  // 21: postern.v1.Filter.exact:type_name -> postern.v1.Filter.ExactEntry
+	62,  // 22: postern.v1.Filter.prefix:type_name -> postern.v1.Filter.PrefixEntry
+	63,  // 23: postern.v1.Filter.suffix:type_name -> postern.v1.Filter.SuffixEntry
+	16,  // 24: postern.v1.Filter.all:type_name -> postern.v1.Filter
+	16,  // 25: postern.v1.Filter.any:type_name -> postern.v1.Filter
+	16,  // 26: postern.v1.Filter.not:type_name -> postern.v1.Filter
+	27,  // 27: postern.v1.Webhook.secrets:type_name -> postern.v1.SecretReference
+	4,   // 28: postern.v1.Webhook.mode:type_name -> postern.v1.WebhookMode
+	68,  // 29: postern.v1.Webhook.timeout:type_name -> google.protobuf.Duration
+	64,  // 30: postern.v1.Webhook.headers:type_name -> postern.v1.Webhook.HeadersEntry
+	18,  // 31: postern.v1.Webhook.keys:type_name -> postern.v1.SigningKey
+	19,  // 32: postern.v1.Webhook.batch:type_name -> postern.v1.PushBatch
+	20,  // 33: postern.v1.Webhook.handshake:type_name -> postern.v1.Handshake
+	65,  // 34: postern.v1.Webhook.outcomes:type_name -> postern.v1.Webhook.OutcomesEntry
+	68,  // 35: postern.v1.Webhook.connect_timeout:type_name -> google.protobuf.Duration
+	68,  // 36: postern.v1.Webhook.tls_timeout:type_name -> google.protobuf.Duration
+	68,  // 37: postern.v1.Webhook.disable_after:type_name -> google.protobuf.Duration
+	21,  // 38: postern.v1.Webhook.auth:type_name -> postern.v1.WebhookAuth
+	25,  // 39: postern.v1.Webhook.tls:type_name -> postern.v1.PushTLS
+	27,  // 40: postern.v1.SigningKey.secret:type_name -> postern.v1.SecretReference
+	69,  // 41: postern.v1.SigningKey.not_before:type_name -> google.protobuf.Timestamp
+	69,  // 42: postern.v1.SigningKey.not_after:type_name -> google.protobuf.Timestamp
+	68,  // 43: postern.v1.PushBatch.max_wait:type_name -> google.protobuf.Duration
+	68,  // 44: postern.v1.Handshake.revalidate:type_name -> google.protobuf.Duration
+	22,  // 45: postern.v1.WebhookAuth.basic:type_name -> postern.v1.BasicAuth
+	27,  // 46: postern.v1.WebhookAuth.bearer:type_name -> postern.v1.SecretReference
+	23,  // 47: postern.v1.WebhookAuth.oauth2:type_name -> postern.v1.OAuth2
+	24,  // 48: postern.v1.WebhookAuth.jwt:type_name -> postern.v1.MintedToken
+	27,  // 49: postern.v1.BasicAuth.password:type_name -> postern.v1.SecretReference
+	27,  // 50: postern.v1.OAuth2.client_secret:type_name -> postern.v1.SecretReference
+	68,  // 51: postern.v1.MintedToken.lifetime:type_name -> google.protobuf.Duration
+	27,  // 52: postern.v1.PushTLS.ca:type_name -> postern.v1.SecretReference
+	27,  // 53: postern.v1.PushTLS.certificate:type_name -> postern.v1.SecretReference
+	27,  // 54: postern.v1.PushTLS.key:type_name -> postern.v1.SecretReference
+	25,  // 55: postern.v1.Push.tls:type_name -> postern.v1.PushTLS
+	68,  // 56: postern.v1.Push.timeout:type_name -> google.protobuf.Duration
+	19,  // 57: postern.v1.Push.batch:type_name -> postern.v1.PushBatch
+	68,  // 58: postern.v1.Push.disable_after:type_name -> google.protobuf.Duration
+	66,  // 59: postern.v1.Push.metadata:type_name -> postern.v1.Push.MetadataEntry
+	12,  // 60: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	12,  // 61: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
+	12,  // 62: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	70,  // 63: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,   // 64: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
+	69,  // 65: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
+	37,  // 66: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
+	38,  // 67: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
+	71,  // 68: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
+	12,  // 69: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
+	40,  // 70: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
+	69,  // 71: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
+	69,  // 72: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
+	69,  // 73: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
+	69,  // 74: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
+	42,  // 75: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	6,   // 76: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
+	42,  // 77: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	7,   // 78: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
+	47,  // 79: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
+	72,  // 80: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
+	71,  // 81: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
+	71,  // 82: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
+	69,  // 83: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
+	69,  // 84: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
+	69,  // 85: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
+	69,  // 86: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
+	42,  // 87: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	8,   // 88: postern.v1.Job.kind:type_name -> postern.v1.JobKind
+	9,   // 89: postern.v1.Job.state:type_name -> postern.v1.JobState
+	69,  // 90: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	69,  // 91: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	69,  // 92: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	73,  // 93: postern.v1.Job.error:type_name -> google.rpc.Status
+	43,  // 94: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
+	48,  // 95: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
+	41,  // 96: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
+	49,  // 97: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
+	10,  // 98: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
+	56,  // 99: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
+	68,  // 100: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	57,  // 101: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
+	59,  // 102: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
+	11,  // 103: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
+	69,  // 104: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
+	67,  // 105: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
+	58,  // 106: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
+	68,  // 107: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	58,  // 108: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
+	71,  // 109: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
+	69,  // 110: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	69,  // 111: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
+	68,  // 112: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
+	27,  // 113: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
+	27,  // 114: postern.v1.Push.MetadataEntry.value:type_name -> postern.v1.SecretReference
+	28,  // 115: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
+	29,  // 116: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
+	30,  // 117: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
+	32,  // 118: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
+	33,  // 119: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
+	34,  // 120: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
+	35,  // 121: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
+	36,  // 122: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
+	41,  // 123: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
+	43,  // 124: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
+	44,  // 125: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
+	46,  // 126: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
+	48,  // 127: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
+	50,  // 128: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
+	51,  // 129: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
+	53,  // 130: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
+	54,  // 131: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
+	12,  // 132: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
+	12,  // 133: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
+	31,  // 134: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
+	12,  // 135: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
+	74,  // 136: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
+	12,  // 137: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
+	12,  // 138: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
+	39,  // 139: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
+	49,  // 140: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
+	49,  // 141: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
+	45,  // 142: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
+	47,  // 143: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
+	49,  // 144: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
+	49,  // 145: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
+	52,  // 146: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
+	49,  // 147: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
+	55,  // 148: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
+	132, // [132:149] is the sub-list for method output_type
+	115, // [115:132] is the sub-list for method input_type
+	115, // [115:115] is the sub-list for extension type_name
+	115, // [115:115] is the sub-list for extension extendee
+	0,   // [0:115] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_subscriptions_proto_init() }
@@ -4834,29 +5790,35 @@ func file_postern_v1_subscriptions_proto_init() {
 		(*Start_Time)(nil),
 		(*Start_Cursor)(nil),
 	}
-	file_postern_v1_subscriptions_proto_msgTypes[15].OneofWrappers = []any{
+	file_postern_v1_subscriptions_proto_msgTypes[9].OneofWrappers = []any{
+		(*WebhookAuth_Basic)(nil),
+		(*WebhookAuth_Bearer)(nil),
+		(*WebhookAuth_Oauth2)(nil),
+		(*WebhookAuth_Jwt)(nil),
+	}
+	file_postern_v1_subscriptions_proto_msgTypes[24].OneofWrappers = []any{
 		(*SeekSubscriptionRequest_Edge)(nil),
 		(*SeekSubscriptionRequest_Time)(nil),
 		(*SeekSubscriptionRequest_Positions)(nil),
 		(*SeekSubscriptionRequest_Cursor)(nil),
 	}
-	file_postern_v1_subscriptions_proto_msgTypes[19].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[20].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[21].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[28].OneofWrappers = []any{
+	file_postern_v1_subscriptions_proto_msgTypes[28].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[29].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[30].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[37].OneofWrappers = []any{
 		(*Job_Redrive)(nil),
 		(*Job_Purge)(nil),
 		(*Job_Replay)(nil),
 	}
-	file_postern_v1_subscriptions_proto_msgTypes[36].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[37].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[45].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[46].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_subscriptions_proto_rawDesc), len(file_postern_v1_subscriptions_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   45,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

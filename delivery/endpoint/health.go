@@ -43,6 +43,9 @@ type Consent struct {
 	PerMinute int       // allowed requests a minute; 0: any number
 	At        time.Time // when it was asked
 	Why       string    // what was missing, if it was not granted
+	Target    string    // what it was asked for
+	// Pending says that the answer neither allows nor refuses, and that a callback is offered.
+	Pending bool `json:"-"`
 }
 
 // Health is everything known of one endpoint, and what follows: how many more
@@ -70,6 +73,8 @@ type Health struct {
 	asking     bool
 	askAgainAt time.Time
 	refusals   int
+	grantedAt  time.Time // callbacks offered before are over
+	offers     []Offer   // the oldest first
 }
 
 // Waits between tries to get an endpoint's consent, and what a consent is worth

@@ -33,6 +33,9 @@ type Pusher struct {
 	window   int       // what the lender was told last
 	next     time.Time // what the governor was told last
 	lender   Lender    // while it runs
+	// offerKey is the key of the callback that was offered last.
+	offerKey  string
+	offeredAt time.Time
 
 	idle         chan []delivery.Lease // to a goroutine that waits for more
 	wakeGovernor chan struct{}

@@ -38,6 +38,8 @@ type Environment struct {
 	Retry delivery.Retry
 	// Identity signs for endpoints that ask for the gateway's own keys; nil has none.
 	Identity *Identity
+	// Callback is the URL of the endpoint's callback without its key; "" offers none.
+	Callback string
 	// Deny are ranges that no endpoint may be in, whatever it allows itself.
 	Deny []netip.Prefix
 	// The rest is endpoint.Environment's.
@@ -62,6 +64,7 @@ type carrier struct {
 	transport atomic.Pointer[http.Transport] // replaced when the files change
 	template  *http.Request                  // of each request, but for its headers and its body
 	exchanges exchanges
+	callback  string
 }
 
 // New makes the pusher of a webhook of valid options.
@@ -86,7 +89,11 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 	}
 	var carries endpoint.Carrier = c
 	if o.Handshake != nil {
-		carries, settings.Revalidate = consenting{c}, o.Handshake.Revalidate
+		carries, settings.Revalidate, settings.Target = consenting{c}, o.Handshake.Revalidate, o.target()
+		settings.Callback, settings.AskedRate = o.Handshake.Callback, o.Handshake.RequestRate
+		if settings.Callback && env.Callback == "" {
+			return nil, errors.New("handshake.callback: the gateway does not say where it is reached: set webhooks.callback_url")
+		}
 	}
 	return endpoint.New(settings, carries, endpoint.Environment{
 		Log: env.Log, Tracer: env.Tracer, TracerFor: env.TracerFor, Meter: env.Meter, Hosts: env.Hosts, Attempts: env.Attempts, States: env.States, Notices: env.Notices, Instance: env.Instance,
@@ -98,7 +105,7 @@ func newCarrier(subscription string, o Options, env Environment) (*carrier, erro
 	if err != nil {
 		return nil, err
 	}
-	c := &carrier{options: o, static: map[string][]string{}, name: []string{subscription}}
+	c := &carrier{options: o, static: map[string][]string{}, name: []string{subscription}, callback: env.Callback}
 	if c.url, err = url.Parse(o.URL); err != nil {
 		return nil, fmt.Errorf("webhook.url: %w", err)
 	}

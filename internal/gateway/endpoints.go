@@ -89,7 +89,7 @@ func (g *Gateway) pusher(spec subscription.Spec, retry delivery.Retry) (*endpoin
 		})
 	}
 	return webhook.New(spec.Name, *spec.Webhook, webhook.Environment{
-		Log: g.log, Tracer: g.telemetry.Tracer, TracerFor: g.telemetry.For, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View, Retry: retry, Identity: g.identity, Deny: g.config.Webhooks.Deny(),
+		Log: g.log, Tracer: g.telemetry.Tracer, TracerFor: g.telemetry.For, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View, Retry: retry, Identity: g.identity, Callback: g.config.Webhooks.Callback(spec.Name), Deny: g.config.Webhooks.Deny(),
 		Hosts: g.hosts, Attempts: g.endpoints.Attempts(), States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),
 	})
 }

@@ -495,3 +495,70 @@ func TestEndpointsMadeThroughTheAPIAreWhatTheFilesWouldBe(t *testing.T) {
 		t.Errorf("an address that the operator does not allow: %v", err)
 	}
 }
+
+func TestEndpointConsentsLaterAtTheCallbackOfAnyInstanceAndOnce(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic, name := cluster.Topic("asked", 1), cluster.Name("asked-sub")
+	var posts atomic.Int32
+	offers := make(chan string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodOptions {
+			offers <- r.Header.Get("WebHook-Request-Callback") // it withholds the headers, and calls back later
+			return
+		}
+		posts.Add(1)
+	}))
+	defer receiver.Close()
+	spec := hook(name, topic, receiver.URL, delivery.Retry{})
+	spec.Webhook.Handshake = &webhook.Handshake{Origin: "events.example.com", RequestRate: 6000, Callback: true}
+	settings := prefixed(cluster, spec)
+	with := func(c *config.Config) { settings(c); c.Webhooks.CallbackURL = "https://events.example.com" }
+	a, b := start(t, cluster, with), start(t, cluster, with)
+	put(cluster, topic, 3, "k")
+	offer := ""
+	for range 2 { // each instance asks
+		select {
+		case offer = <-offers:
+		case <-time.After(patience):
+			t.Fatal("nothing is offered")
+		}
+	}
+	eventually(t, "the one that has the partition names the consent as the cause", func() bool {
+		for _, g := range []*running{a, b} {
+			status, err := g.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+			if err == nil && status.GetCause().GetKind() == posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN && strings.Contains(status.GetCause().GetSummary(), "callback") {
+				return true
+			}
+		}
+		return false
+	})
+	path, ok := strings.CutPrefix(offer, "https://events.example.com")
+	if !ok {
+		t.Fatalf("offered %q", offer)
+	}
+	for _, wrong := range []string{path + "x", strings.Replace(path, name, "other", 1), strings.Split(path, "?")[0]} {
+		if got := b.do("GET", wrong, ""); got.Status != http.StatusNotFound || !strings.Contains(got.Body, "UNKNOWN_CONSENT") {
+			t.Errorf("%s: %d %s", wrong, got.Status, got.Body)
+		}
+	}
+	if got := a.do("GET", path, "", "WebHook-Allowed-Rate", "many"); got.Status != http.StatusBadRequest {
+		t.Errorf("a rate that cannot be read: %d %s", got.Status, got.Body)
+	}
+	if n := posts.Load(); n != 0 {
+		t.Fatalf("%d events before consent", n)
+	}
+	// One of the two instances did not make this offer.
+	if got := a.do("POST", path, "", "WebHook-Allowed-Rate", "600"); got.Status != http.StatusOK || !strings.Contains(got.Body, name) {
+		t.Fatalf("%d %s", got.Status, got.Body)
+	}
+	eventually(t, "the events come", func() bool { return posts.Load() == 3 })
+	for _, g := range []*running{a, b} {
+		eventually(t, "both know", func() bool {
+			e, err := g.endpoints().GetEndpoint(t.Context(), &posternv1.GetEndpointRequest{Name: name})
+			return err == nil && e.GetState() == posternv1.EndpointState_ENDPOINT_STATE_ACTIVE
+		})
+		if got := g.do("GET", path, ""); got.Status != http.StatusNotFound {
+			t.Errorf("the link works twice: %d %s", got.Status, got.Body)
+		}
+	}
+}

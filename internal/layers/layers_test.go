@@ -32,7 +32,7 @@ var table = map[string][]string{
 	"broker/brokertest":    {"broker", "event"},
 	"delivery":             {"broker", "event", "fault", "internal/setting"},
 	"delivery/endpoint":    {"delivery", "event", "fault", "internal/setting"},
-	"delivery/endpoints":   {"authz", "broker", "delivery/endpoint", "event", "fault", "internal/wire", "proto/postern/v1"},
+	"delivery/endpoints":   {"authz", "broker", "delivery/endpoint", "delivery/webhook", "event", "fault", "internal/wire", "proto/postern/v1"},
 	"delivery/push":        {"delivery", "delivery/endpoint", "delivery/webhook", "event", "internal/setting", "internal/wire", "proto/postern/v1"},
 	"delivery/webhook":     {"delivery", "delivery/endpoint", "event", "internal/setting"},
 	"publish":              {"authz", "broker", "event", "fault", "internal/setting", "internal/wire", "proto/postern/v1", "schema"},

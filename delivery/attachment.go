@@ -22,7 +22,8 @@ type AttachOptions struct {
 	Lease  time.Duration // 0: the queue's
 	Client string        // for logs
 	Kind   string        // stream, pull or webhook
-	// Why says what the borrower itself is held up by; a zero Kind: by nothing. nil: it never is.
+	// Why says what the borrower itself is held up by; a zero Kind: by nothing. nil: it never
+	// is. It is called without any lock of the queue's.
 	Why   func() Cause
 	Token string // a resume token to take over; "" for a new attachment
 	// AutoExtend keeps leases from running out while the borrower is attached, up to MaxLease each.

@@ -12,7 +12,7 @@ type metrics struct {
 	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored, aside, moveFailures, filteredTotal, cancels, missedTotal metric.Int64Counter
 	subscription                                                                                                                                         attribute.KeyValue
 	attributes                                                                                                                                           metric.MeasurementOption
-	bySettlement                                                                                                                                         map[string]metric.MeasurementOption
+	bySettlement                                                                                                                                         map[string][]metric.AddOption
 }
 
 // settlements are the values of the attribute "settlement".
@@ -41,18 +41,18 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 		cancels:            counter("postern.delivery.cancelled", "Leases revoked because their event held a full partition up"),
 		missedTotal:        counter("postern.delivery.missed", "Offsets that retention removed before they were read"),
 		subscription:       attribute.String("subscription", subscription),
-		bySettlement:       map[string]metric.MeasurementOption{},
+		bySettlement:       map[string][]metric.AddOption{},
 	}
 	m.attributes = metric.WithAttributeSet(attribute.NewSet(m.subscription))
 	for _, s := range settlements {
-		m.bySettlement[s] = metric.WithAttributeSet(attribute.NewSet(m.subscription, attribute.String("settlement", s)))
+		m.bySettlement[s] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(m.subscription, attribute.String("settlement", s)))}
 	}
 	return m
 }
 
 func (m *metrics) lent(n int64) { m.lentTotal.Add(context.Background(), n, m.attributes) }
 func (m *metrics) settled(how string, n int64) {
-	m.settledTotal.Add(context.Background(), n, m.bySettlement[how])
+	m.settledTotal.Add(context.Background(), n, m.bySettlement[how]...)
 }
 
 func (m *metrics) deadLettered(reason string, n int64) {

@@ -135,6 +135,7 @@ const (
 	CauseRetentionPassed
 	CauseNewerFormat
 	CauseRetrying
+	CauseEndpointOpen
 )
 
 // Cause is the one cause of lag, with its figures.

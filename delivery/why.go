@@ -202,12 +202,12 @@ func (q *Queue) opening() error {
 
 // report tells what the queue knows.
 func (q *Queue) report() Report {
-	ends := q.consumer.Ends()
+	ends, carrier := q.consumer.Ends(), q.carrier()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, wall := q.now(), time.Now()
 	f := facts{
-		paused: q.desired.Paused, consumers: len(q.attachments), joined: now, missed: q.missed, judging: q.judgeError, filter: q.filterError, undecoded: q.undecoded,
+		paused: q.desired.Paused, consumers: len(q.attachments), joined: now, missed: q.missed, carrier: carrier, judging: q.judgeError, filter: q.filterError, undecoded: q.undecoded,
 		readFailing: q.readFailing, commitFailing: q.commitFailing, letterFailing: q.letterFailing, moveFailing: q.moveFailing, prepareFailing: q.prepareFailing,
 	}
 	var report Report
@@ -253,14 +253,26 @@ func (q *Queue) report() Report {
 		}
 		f.oldest = max(f.oldest, c.OldestLease)
 		report.Consumers = append(report.Consumers, c)
-		if a.options.Why != nil {
-			if why := a.options.Why(); why.Kind != 0 {
-				f.carrier = &why
-			}
-		}
 	}
 	report.Cause = cause(f, wall)
 	return report
+}
+
+// carrier asks the consumers what they are held up by, and gives the first answer.
+// It is asked without the lock: a consumer may be changing its window, under its own.
+func (q *Queue) carrier() *Cause {
+	q.mu.Lock()
+	attachments := slices.Clone(q.attachments)
+	q.mu.Unlock()
+	for _, a := range attachments {
+		if a.options.Why == nil {
+			continue
+		}
+		if why := a.options.Why(); why.Kind != 0 {
+			return &why
+		}
+	}
+	return nil
 }
 
 // lentAt is when e's current lease began, told by when it may end at the latest.

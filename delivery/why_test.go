@@ -38,6 +38,8 @@ func TestTheCauseOfLagIsTheOneThatStopsMost(t *testing.T) {
 		"dead letters fail":             {with(func(f *facts) { f.letterFailing, f.blocked = away, blocked }), CauseDeadLetterFailing},
 		"endpoint disabled, no backlog": {with(func(f *facts) { f.backlog, f.carrier = 0, &Cause{Kind: CauseEndpointDisabled} }), CauseEndpointDisabled},
 		"endpoint throttled":            {with(func(f *facts) { f.carrier = &Cause{Kind: CauseEndpointThrottled} }), CauseEndpointThrottled},
+		"endpoint open":                 {with(func(f *facts) { f.carrier, f.blocked = &Cause{Kind: CauseEndpointOpen}, blocked }), CauseEndpointOpen},
+		"endpoint open, no backlog":     {with(func(f *facts) { f.backlog, f.carrier = 0, &Cause{Kind: CauseEndpointOpen} }), CauseNone},
 		"rate limited":                  {with(func(f *facts) { f.carrier = &Cause{Kind: CauseRateLimited} }), CauseRateLimited},
 		"nobody there":                  {with(func(f *facts) { f.consumers = 0 }), CauseNoConsumer},
 		"no partition yet":              {with(func(f *facts) { f.partitions = 0 }), CauseRebalancing},

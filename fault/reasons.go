@@ -66,6 +66,7 @@ const (
 	UnknownSubscription  Reason = "UNKNOWN_SUBSCRIPTION"
 	UnknownEvent         Reason = "UNKNOWN_EVENT"
 	UnknownRoute         Reason = "UNKNOWN_ROUTE"
+	UnknownConsent       Reason = "UNKNOWN_CONSENT"
 	MethodNotAllowed     Reason = "METHOD_NOT_ALLOWED"
 	SubscriptionMismatch Reason = "SUBSCRIPTION_MISMATCH"
 	SubscriptionExists   Reason = "SUBSCRIPTION_EXISTS"
@@ -140,6 +141,7 @@ var Reasons = []Entry{
 	{UnknownTopic, KindNotFound, "The topic does not exist in Kafka.", "Create it with the command in the message."},
 	{UnknownSubscription, KindNotFound, "No subscription has this name.", "Declare it in the configuration, or open one inline with topics and a group."},
 	{UnknownEvent, KindNotFound, "Kafka does not hold an event at this place any more, or not yet.", "See the offsets in the message."},
+	{UnknownConsent, KindNotFound, "No consent waits for this key: it was used, is over, or was never offered.", "Have the endpoint asked again, with a new key: postern webhooks enable NAME."},
 	{UnknownRoute, KindNotFound, "No such path.", "See /openapi.json."},
 	{MethodNotAllowed, KindUnimplemented, "The path exists, the method does not.", "See the Allow header and /openapi.json."},
 	{SubscriptionMismatch, KindConflict, "The subscription is open with other settings.", "Open it with the same settings, or by its name only."},

@@ -62,6 +62,14 @@ func FromProto(m *posternv1.Subscription) (Spec, error) {
 	}
 	if w := m.GetWebhook(); w != nil {
 		s.Webhook, s.References = webhookFromProto(w)
+		endpointFromProto(w, s.Webhook, &s.References)
+	}
+	if p := m.GetPush(); p != nil {
+		if s.Webhook != nil {
+			faults.Add("push", "a subscription pushes to one endpoint: use webhook or push")
+		} else {
+			s.Push = pushFromProto(p, &s.References)
+		}
 	}
 	return s, faults.Err()
 }
@@ -109,6 +117,8 @@ func webhookFromProto(m *posternv1.Webhook) (*webhook.Options, References) {
 		o.Mode = webhook.Binary
 	case posternv1.WebhookMode_WEBHOOK_MODE_STRUCTURED:
 		o.Mode = webhook.Structured
+	case posternv1.WebhookMode_WEBHOOK_MODE_BATCH:
+		o.Mode = webhook.Batch
 	}
 	switch m.GetView() {
 	case posternv1.View_VIEW_RAW:
@@ -141,6 +151,8 @@ func webhookToProto(o *webhook.Options, r References) *posternv1.Webhook {
 		m.Mode = posternv1.WebhookMode_WEBHOOK_MODE_BINARY
 	case webhook.Structured:
 		m.Mode = posternv1.WebhookMode_WEBHOOK_MODE_STRUCTURED
+	case webhook.Batch:
+		m.Mode = posternv1.WebhookMode_WEBHOOK_MODE_BATCH
 	}
 	switch o.View {
 	case webhook.ViewRaw:
@@ -205,6 +217,10 @@ func (s Spec) ToProto() *posternv1.Subscription {
 	}
 	if s.Webhook != nil {
 		m.Webhook = webhookToProto(s.Webhook, s.References)
+		endpointToProto(m.Webhook, s.Webhook, s.References)
+	}
+	if s.Push != nil {
+		m.Push = pushToProto(s.Push, s.References)
 	}
 	return m
 }

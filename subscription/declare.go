@@ -116,18 +116,14 @@ func declares(declared *Spec, kept *Kept) bool {
 // declarable is what of a specification others may know: no secrets, only how
 // many, the headers' names, and the endpoint's host.
 func declarable(s Spec) Spec {
-	if s.Webhook == nil {
+	if s.Webhook == nil && s.Push == nil {
 		return s
 	}
-	w := *s.Webhook
-	s.References = References{Secrets: make([]string, len(w.Secrets))}
-	for name := range w.Headers {
-		if s.References.Headers == nil {
-			s.References.Headers = map[string]string{}
-		}
-		s.References.Headers[name] = ""
+	told, err := FromProto(comparison(s))
+	if err != nil { // ToProto writes nothing that FromProto does not take
+		s.Webhook, s.Push = nil, nil
+		return s
 	}
-	w.Secrets, w.Headers, w.URL = nil, nil, publicURL(w.URL)
-	s.Webhook = &w
+	s.Webhook, s.Push, s.References = told.Webhook, told.Push, told.References
 	return s
 }

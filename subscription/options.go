@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
+	"path"
 
-	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/internal/setting"
 )
 
@@ -27,6 +26,14 @@ type Options struct {
 	AllowLoopback bool `yaml:"allow_loopback"`
 	// AllowCIDRs are the address ranges they may ask for beside public ones.
 	AllowCIDRs []string `yaml:"allow_cidrs"`
+	// AllowGatewayKeys lets them have requests signed, and tokens minted, with the
+	// gateway's own keys (webhooks.signing_keys). Who trusts those keys trusts everyone
+	// then who may create a subscription.
+	AllowGatewayKeys bool `yaml:"allow_gateway_keys"`
+	// PushAddresses are globs over the addresses that a push declared through the API
+	// may call: app.orders.svc:9000, *.svc:9000. Default: none. What a name leads to is
+	// not guarded.
+	PushAddresses []string `yaml:"push_addresses"`
 }
 
 const defaultMaxSubscriptions = 10_000
@@ -55,106 +62,10 @@ func (o Options) Validate() error {
 			faults.Add(fmt.Sprintf("allow_cidrs[%d]", i), "%q is not an address range such as 10.0.0.0/8", c)
 		}
 	}
-	return faults.Err()
-}
-
-// permit reports what a webhook declared through the API asks for and may not
-// have. Whoever may create a subscription could otherwise let the gateway call
-// what only the gateway reaches.
-func (o Options) permit(s Spec) error {
-	if s.Webhook == nil {
-		return nil
-	}
-	var faults setting.Faults
-	if s.Webhook.AllowHTTP && !o.AllowHTTP {
-		faults.Add("webhook.allow_http", "this gateway does not allow it to the API (subscriptions_api.allow_http)")
-	}
-	if s.Webhook.AllowLoopback && !o.AllowLoopback {
-		faults.Add("webhook.allow_loopback", "this gateway does not allow it to the API (subscriptions_api.allow_loopback)")
-	}
-	for i, c := range s.Webhook.AllowCIDRs {
-		if asked, err := netip.ParsePrefix(c); err == nil && !o.allows(asked) {
-			faults.Add(fmt.Sprintf("webhook.allow_cidrs[%d]", i), "this gateway does not allow %s to the API (subscriptions_api.allow_cidrs)", c)
-		}
-	}
-	if len(s.References.Secrets)+len(s.References.Headers) > 0 && o.SecretsDir == "" {
-		faults.Add("webhook.secrets", "this gateway provides no secrets: its operator sets subscriptions_api.secrets_dir")
-	}
-	for i, name := range s.References.Secrets {
-		if name == "" {
-			faults.Add(fmt.Sprintf("webhook.secrets[%d]", i), "it names no secret")
-		}
-	}
-	for header, name := range s.References.Headers {
-		if name == "" {
-			faults.Add("webhook.headers", "%s names no secret", header)
+	for i, p := range o.PushAddresses {
+		if _, err := path.Match(p, ""); err != nil || p == "" {
+			faults.Add(fmt.Sprintf("push_addresses[%d]", i), "%q is not a glob over addresses such as *.svc:9000", p)
 		}
 	}
 	return faults.Err()
-}
-
-func (o Options) allows(asked netip.Prefix) bool {
-	for _, c := range o.AllowCIDRs {
-		if allowed, err := netip.ParsePrefix(c); err == nil && allowed.Bits() <= asked.Bits() && allowed.Contains(asked.Addr()) {
-			return true
-		}
-	}
-	return false
-}
-
-// maxSecret bounds a secret's file.
-const maxSecret = 64 << 10
-
-// Resolve gives the endpoint of s with its secrets: those the file has, or those
-// that references name.
-func (o Options) Resolve(s Spec) (webhook.Options, error) {
-	w := *s.Webhook
-	if len(s.References.Secrets)+len(s.References.Headers) == 0 {
-		return w, nil
-	}
-	if o.SecretsDir == "" {
-		return w, fmt.Errorf("the webhook of %s names secrets, and subscriptions_api.secrets_dir is not set", s.Name)
-	}
-	// A root, so that neither a name nor a link in the folder leads out of it.
-	root, err := os.OpenRoot(o.SecretsDir)
-	if err != nil {
-		return w, fmt.Errorf("open subscriptions_api.secrets_dir: %w", err)
-	}
-	defer root.Close() //nolint:errcheck // only read
-	read := func(name string) (setting.Secret, error) {
-		path := s.Name + "/" + name
-		info, err := root.Stat(path)
-		if err == nil && info.Size() > maxSecret {
-			err = fmt.Errorf("it is larger than %d bytes", maxSecret)
-		}
-		if err != nil {
-			return setting.Secret{}, fmt.Errorf("read the secret %s of subscription %s: %w", name, s.Name, err)
-		}
-		b, err := root.ReadFile(path)
-		if err != nil {
-			return setting.Secret{}, fmt.Errorf("read the secret %s of subscription %s: %w", name, s.Name, err)
-		}
-		return setting.NewSecret(strings.TrimRight(string(b), "\r\n")), nil
-	}
-	for _, name := range s.References.Secrets {
-		secret, err := read(name)
-		if err != nil {
-			return w, err
-		}
-		w.Secrets = append(w.Secrets, secret)
-	}
-	for header, name := range s.References.Headers {
-		secret, err := read(name)
-		if err != nil {
-			return w, err
-		}
-		if w.Headers == nil {
-			w.Headers = map[string]setting.Secret{}
-		}
-		w.Headers[header] = secret
-	}
-	if faults := w.Validate(); len(faults) > 0 {
-		return w, fmt.Errorf("the webhook of %s: %w", s.Name, faults[0])
-	}
-	return w, nil
 }

@@ -304,14 +304,9 @@ func mergeKept(kept *Kept) *Entry {
 // secrets are counted, not told.
 func comparison(s Spec) *posternv1.Subscription {
 	m := s.ToProto()
-	if m.Webhook != nil {
-		m.Webhook.Url = publicURL(m.Webhook.Url)
-		for _, secret := range m.Webhook.Secrets {
-			secret.Name = ""
-		}
-		for _, secret := range m.Webhook.Headers {
-			secret.Name = ""
-		}
+	hideFile(m)
+	for _, r := range referencesOf(m) {
+		r.Name = ""
 	}
 	return m
 }

@@ -56,8 +56,8 @@ func (s *Server) find(ctx context.Context, verb authz.Verb, name string) (*Entry
 // toProto writes an entry.
 func (e *Entry) toProto() *posternv1.Subscription {
 	m := e.Spec.ToProto()
-	if e.DeclaredIn == posternv1.DeclaredIn_DECLARED_IN_FILE && m.Webhook != nil {
-		m.Webhook.Url = publicURL(m.Webhook.Url)
+	if e.DeclaredIn == posternv1.DeclaredIn_DECLARED_IN_FILE {
+		hideFile(m)
 	}
 	m.Etag, m.Generation, m.DeclaredIn, m.Note = e.Etag, e.Generation, e.DeclaredIn, e.Note
 	m.CreateTime, m.UpdateTime = wire.Time(e.Created), wire.Time(e.Updated)

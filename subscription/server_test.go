@@ -21,6 +21,7 @@ import (
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/push"
 	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
@@ -321,7 +322,7 @@ func TestMaskChangesWhatItNamesAndNothingElse(t *testing.T) {
 		}},
 		{[]string{"retry"}, &posternv1.Subscription{}, func(m *posternv1.Subscription) bool { return m.Retry == nil }},
 		{[]string{"webhook.url", "webhook.secrets"}, &posternv1.Subscription{Webhook: &posternv1.Webhook{Url: "https://new/"}}, func(m *posternv1.Subscription) bool {
-			return m.Webhook.Url == "https://new/" && m.Webhook.Secrets == nil && m.Webhook.Headers["Authorization"].Name == "token"
+			return m.Webhook.Url == "https://new/" && m.Webhook.Secrets == nil && m.Webhook.Headers["X-Api-Key"].Name == "token"
 		}},
 		{[]string{"filter.exact"}, &posternv1.Subscription{Filter: &posternv1.Filter{Exact: map[string]string{"id": "1"}}}, func(m *posternv1.Subscription) bool {
 			return m.Filter.All == nil && m.Filter.Exact["id"] == "1"
@@ -365,22 +366,80 @@ func TestSecretsAreReadFromTheSubscriptionsFolderAndNowhereElse(t *testing.T) {
 	spec := func(names ...string) Spec {
 		return Spec{Name: "hook", Webhook: &webhook.Options{URL: "https://example.com/"}, References: References{Secrets: names}}
 	}
-	w, err := o.Resolve(spec("key"))
-	if err != nil || len(w.Secrets) != 1 || w.Secrets[0].Reveal() != "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" {
-		t.Errorf("%v %v", w.Secrets, err)
+	s, err := o.Resolve(spec("key"))
+	if err != nil || len(s.Webhook.Secrets) != 1 || s.Webhook.Secrets[0].Reveal() != "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" {
+		t.Errorf("%v %v", s.Webhook, err)
 	}
 	header := spec()
 	header.References.Headers = map[string]string{"Authorization": "key"}
-	if w, err := o.Resolve(header); err != nil || w.Headers["Authorization"].IsZero() {
-		t.Errorf("%v %v", w.Headers, err)
+	if s, err := o.Resolve(header); err != nil || s.Webhook.Headers["Authorization"].IsZero() || header.Webhook.Headers != nil {
+		t.Errorf("%v %v", s.Webhook, err)
 	}
 	for _, name := range []string{"../other/key", "link", "nothere", "/etc/hostname", ".."} {
-		if w, err := o.Resolve(spec(name)); err == nil || strings.Contains(err.Error(), "canary") {
-			t.Errorf("%s is read: %v %v", name, w.Secrets, err)
+		if s, err := o.Resolve(spec(name)); err == nil || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s is read: %v %v", name, s.Webhook, err)
 		}
+	}
+	// So are all the others, and the paths of certificates lead into the folder.
+	all := Spec{
+		Name: "hook", Webhook: &webhook.Options{URL: "https://example.com/", Keys: []webhook.Key{{}}, Auth: &webhook.Auth{OAuth2: &webhook.OAuth2{TokenURL: "https://example.com/", ClientID: "c"}}},
+		References: References{Keys: []string{"key"}, ClientSecret: "key"},
+	}
+	if s, err := o.Resolve(all); err != nil || s.Webhook.Keys[0].Secret.IsZero() || s.Webhook.Auth.OAuth2.ClientSecret.IsZero() || !all.Webhook.Auth.OAuth2.ClientSecret.IsZero() || !all.Webhook.Keys[0].Secret.IsZero() {
+		t.Errorf("%+v %v", s.Webhook, err)
+	}
+	call := Spec{Name: "hook", Push: &push.Options{Address: "app:1", TLS: &webhook.TLS{}}, References: References{Metadata: map[string]string{"token": "key"}}}
+	if s, err := o.Resolve(call); err != nil || s.Push.Metadata["token"].IsZero() || call.Push.Metadata != nil {
+		t.Errorf("%+v %v", s.Push, err)
+	}
+	for _, name := range []string{"../other/key", "link", "nothere"} {
+		call.References = References{TLS: map[string]string{"ca": name}}
+		if s, err := o.Resolve(call); err == nil || !strings.Contains(err.Error(), "read the secret") {
+			t.Errorf("%s is a certificate's path: %+v %v", name, s.Push.TLS, err)
+		}
+	}
+	call.References = References{TLS: map[string]string{"ca": "key"}}
+	if _, err := o.Resolve(call); err == nil || !strings.Contains(err.Error(), "push.tls: tls.ca_file: there is no certificate in it") {
+		t.Errorf("a key is a certificate: %v", err)
 	}
 	if _, err := (Options{}).Resolve(spec("key")); err == nil {
 		t.Error("a secret without a folder")
+	}
+}
+
+func TestCallersOfTheAPIGetOnlyWhatTheOperatorAllowsThem(t *testing.T) {
+	jwt := func(audience, subject string) Spec {
+		return Spec{Webhook: &webhook.Options{URL: "https://shop.example.com/hook", Auth: &webhook.Auth{JWT: &webhook.JWT{Audience: audience, Subject: subject}}}}
+	}
+	call := func(address string) Spec { return Spec{Push: &push.Options{Address: address}} }
+	open := Options{AllowGatewayKeys: true, PushAddresses: []string{"*.svc:9000", "127.0.0.1:9000", "unix:/run/app.sock"}, SecretsDir: "/nowhere"}
+	for name, c := range map[string]struct {
+		options Options
+		spec    Spec
+		want    string // "" is allowed
+	}{
+		"the gateway's keys":           {Options{}, Spec{Webhook: &webhook.Options{Asymmetric: true}}, "webhook.asymmetric"},
+		"the gateway's keys, allowed":  {open, Spec{Webhook: &webhook.Options{Asymmetric: true}}, ""},
+		"a token":                      {Options{}, jwt("https://shop.example.com", ""), "webhook.auth.jwt: "},
+		"a token, allowed":             {open, jwt("https://shop.example.com/x", ""), ""},
+		"a token for somebody else":    {open, jwt("https://bank.example.com", ""), "webhook.auth.jwt.audience"},
+		"a token for a longer name":    {open, jwt("https://shop.example.com.evil.com", ""), "webhook.auth.jwt.audience"},
+		"a token for a user's host":    {open, jwt("https://bank@shop.example.com/", ""), "webhook.auth.jwt.audience"},
+		"a token for a word":           {open, jwt("shop", ""), "webhook.auth.jwt.audience"},
+		"a token as somebody else":     {open, jwt("https://shop.example.com", "admin"), "webhook.auth.jwt.subject"},
+		"a push":                       {Options{}, call("127.0.0.1:9000"), "push.address"},
+		"a push, allowed":              {open, call("orders.svc:9000"), ""},
+		"a push to another port":       {open, call("orders.svc:9001"), "push.address"},
+		"a push to another host":       {open, call("orders.svc.evil.com:9000"), "push.address"},
+		"a push to a socket":           {open, call("unix:/run/docker.sock"), "push.address"},
+		"a push to a socket, allowed":  {open, call("unix:/run/app.sock"), ""},
+		"a secret without a name":      {open, Spec{Webhook: &webhook.Options{Auth: &webhook.Auth{}}}, "webhook.auth.bearer: it names no secret"},
+		"a certificate without a name": {open, Spec{Push: &push.Options{Address: "a.svc:9000", TLS: &webhook.TLS{}}, References: References{TLS: map[string]string{"ca": ""}}}, "push.tls.ca: it names no secret"},
+		"a secret without a folder":    {Options{}, Spec{Webhook: &webhook.Options{Auth: &webhook.Auth{}}, References: References{Bearer: "x"}}, "webhook.auth.bearer: this gateway provides no secrets"},
+	} {
+		if err := c.options.permit(c.spec); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
 	}
 }
 
@@ -396,7 +455,7 @@ func TestNumbersOfCausesJobsAndStatesAreTheProtos(t *testing.T) {
 		delivery.CauseFilterError: posternv1.CauseKind_CAUSE_KIND_FILTER_ERROR, delivery.CauseNotAuthorized: posternv1.CauseKind_CAUSE_KIND_NOT_AUTHORIZED,
 		delivery.CauseDeadLetterFailing: posternv1.CauseKind_CAUSE_KIND_DEAD_LETTER_FAILING, delivery.CausePositionLost: posternv1.CauseKind_CAUSE_KIND_POSITION_LOST,
 		delivery.CauseRetentionPassed: posternv1.CauseKind_CAUSE_KIND_RETENTION_PASSED, delivery.CauseNewerFormat: posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT,
-		delivery.CauseRetrying: posternv1.CauseKind_CAUSE_KIND_RETRYING,
+		delivery.CauseRetrying: posternv1.CauseKind_CAUSE_KIND_RETRYING, delivery.CauseEndpointOpen: posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN,
 	} {
 		if int32(ours) != int32(proto) {
 			t.Errorf("%v is %d here", proto, ours)

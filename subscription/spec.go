@@ -56,17 +56,11 @@ type Spec struct {
 	// Labels are free words of yours.
 	Labels map[string]string `yaml:"labels"`
 
-	// References are the names of the webhook's secrets when the API declared it:
-	// Webhook then holds none (see Options.Resolve).
+	// References are the names of the secrets when the API declared it: Webhook and
+	// Push then hold none (see Options.Resolve).
 	References References `yaml:"-"`
 
 	filter *Filter // compiled, once Compiled was called
-}
-
-// References name secrets that the operator provides.
-type References struct {
-	Secrets []string
-	Headers map[string]string // header to reference
 }
 
 // DeadLetter of a subscription.
@@ -163,6 +157,7 @@ func (s Spec) Validate() error {
 	if e := s.OnFilterError; e != "" && e != DeadLetterOnError && e != SkipOnError {
 		bad("on_filter_error", "%q is not offered: use dead_letter or skip", e)
 	}
+	s = s.pretended()
 	if s.Webhook != nil {
 		errs = append(errs, s.Webhook.Validate()...)
 	}

@@ -19,7 +19,7 @@ func (h *Health) AskNow(now time.Time) bool {
 //
 // A consent is asked for again every Options.Revalidate. One that is taken back
 // stops the endpoint at once. One that cannot be confirmed, because the endpoint
-// does not answer, is worth as long again and no longer.
+// does not answer, or lets its callback wait, is worth as long again and no longer.
 func (h *Health) Asked(c Consent, err error, now time.Time) Change {
 	h.tick(now)
 	h.asking = false
@@ -29,18 +29,22 @@ func (h *Health) Asked(c Consent, err error, now time.Time) Change {
 		h.refusals++
 	}
 	switch {
-	case err != nil:
+	case err != nil || c.Pending:
 		wait()
+		why := c.Why
+		if err != nil {
+			why = "it could not be asked for its consent: " + err.Error()
+		}
 		if h.consent.Granted && now.Sub(h.consent.At) >= 2*h.options.Revalidate {
-			h.consent = Consent{At: h.consent.At, Why: "its consent could not be confirmed: " + err.Error()}
+			h.consent = Consent{At: h.consent.At, Why: "its consent could not be confirmed: " + why, Target: h.options.Target}
 			change.Save, change.Notice, change.Detail = true, NoticeConsent, h.consent.Why
 		} else if !h.consent.Granted {
-			h.consent.Why = "it could not be asked for its consent: " + err.Error()
+			h.consent.Why = why
 		}
 	case !c.Granted:
 		wait()
 		told := h.consent.Granted || h.consent.Why != c.Why
-		h.consent = c
+		h.consent, h.consent.Target = c, h.options.Target
 		if told {
 			change.Save, change.Notice, change.Detail = true, NoticeConsent, c.Why
 		}
@@ -53,7 +57,9 @@ func (h *Health) Asked(c Consent, err error, now time.Time) Change {
 }
 
 func (h *Health) grant(c Consent, now time.Time) {
-	h.consent = c
+	h.consent, h.consent.Target = c, h.options.Target
+	h.grantedAt = c.At
+	h.takeOffers(nil, now)
 	h.askAgainAt = c.At.Add(h.options.Revalidate)
 	h.bucket.SetRate(allowed(h.options.Rate, c.PerMinute), now)
 }

@@ -46,8 +46,9 @@ type Carrier interface {
 
 // Consenter is a Carrier that must ask its endpoint before it may send to it.
 type Consenter interface {
-	// Consent asks. A nil error is an answer, whatever it says.
-	Consent(ctx context.Context) (Consent, error)
+	// Consent asks, and offers the callback that key opens; "" offers none. A nil error
+	// is an answer, whatever it says.
+	Consent(ctx context.Context, key string) (Consent, error)
 }
 
 // Parcel is what one request carries.
@@ -124,6 +125,9 @@ type Options struct {
 	DisableAfter time.Duration // without any success this long, the endpoint is disabled
 	Retry        delivery.Retry
 	Revalidate   time.Duration // consent is asked for again this often
+	Callback     bool          // callbacks are offered for it
+	AskedRate    int           // requests a minute that consent is asked for; 0: none is named
+	Target       string        // names what is consented to: a consent for another URL is none for this
 	View         View          // shows events otherwise than they are in Kafka; nil: as they are
 }
 
@@ -134,7 +138,10 @@ type View func(ctx context.Context, r *event.Record) (*event.Record, error)
 type Environment struct {
 	Log    *slog.Logger
 	Tracer trace.Tracer
-	Meter  metric.Meter
+	// TracerFor gives the tracer of an attempt whose event was published in this span; nil
+	// where its span would not be recorded. Without it, it is Tracer for all.
+	TracerFor func(parent trace.SpanContext) trace.Tracer
+	Meter     metric.Meter
 	// Hosts bounds the requests to one host over all endpoints; nil does not.
 	Hosts *Hosts
 	// Attempts takes the record of each attempt; nil keeps none.

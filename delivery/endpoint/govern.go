@@ -43,7 +43,7 @@ func (p *Pusher) govern(ctx context.Context) {
 func (p *Pusher) ask(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, p.options.Timeout)
 	defer cancel()
-	consent, err := p.carrier.(Consenter).Consent(ctx)
+	consent, err := p.carrier.(Consenter).Consent(ctx, p.offer(time.Now()))
 	now := time.Now()
 	consent.At = now
 	p.mu.Lock()
@@ -52,6 +52,46 @@ func (p *Pusher) ask(ctx context.Context) {
 	p.mu.Unlock()
 	wake(p.wakeGovernor)
 	p.tell(change, false, now)
+}
+
+// offer gives the key of the callback that is offered now: the one before, while
+// it is young and was not used. It is known everywhere before it is out.
+func (p *Pusher) offer(now time.Time) string {
+	if !p.options.Callback {
+		return ""
+	}
+	p.mu.Lock()
+	if p.offerKey != "" && now.Sub(p.offeredAt) < offerLife/2 && p.health.holds(hashOf(p.offerKey), now) {
+		key := p.offerKey
+		p.mu.Unlock()
+		return key
+	}
+	p.offerKey, p.offeredAt = newOfferKey(), now
+	key, change := p.offerKey, p.health.Offered(hashOf(p.offerKey), now)
+	p.mu.Unlock()
+	p.tell(change, false, now)
+	return key
+}
+
+// AskedRate is how many requests a minute consent is asked for; 0: any number.
+func (p *Pusher) AskedRate() int { return p.options.AskedRate }
+
+// CalledBack takes the endpoint's consent, given with the key of a callback that
+// some instance offered; false when the key is none, or is used up. perMinute is
+// what it allows, 0 any number.
+func (p *Pusher) CalledBack(key string, perMinute int) bool {
+	now := time.Now()
+	p.mu.Lock()
+	change, ok := p.health.CalledBack(hashOf(key), perMinute, now)
+	p.adjust(now)
+	p.mu.Unlock()
+	if ok {
+		wake(p.wakeGovernor)
+		wake(p.wakeGatherer)
+		p.tell(change, false, now)
+		p.log.Info("endpoint consented at its callback", "per_minute", perMinute)
+	}
+	return ok
 }
 
 // apply obeys what another instance, or a person, made of the endpoint.

@@ -28,6 +28,12 @@ type Status struct {
 	// LastSuccess is zero when this instance saw none.
 	LastSuccess time.Time
 	Consent     Consent
+	// Unconsented says that it is OPEN because it has not consented yet.
+	Unconsented bool
+	// Rate is how many requests a second it may be sent, 0 any number; Starved says
+	// that only this keeps one from being sent now.
+	Rate    float64
+	Starved bool
 }
 
 // Consent is what an endpoint answered when it was asked whether it wants events
@@ -37,6 +43,9 @@ type Consent struct {
 	PerMinute int       // allowed requests a minute; 0: any number
 	At        time.Time // when it was asked
 	Why       string    // what was missing, if it was not granted
+	Target    string    // what it was asked for
+	// Pending says that the answer neither allows nor refuses, and that a callback is offered.
+	Pending bool `json:"-"`
 }
 
 // Health is everything known of one endpoint, and what follows: how many more
@@ -64,6 +73,8 @@ type Health struct {
 	asking     bool
 	askAgainAt time.Time
 	refusals   int
+	grantedAt  time.Time // callbacks offered before are over
+	offers     []Offer   // the oldest first
 }
 
 // Waits between tries to get an endpoint's consent, and what a consent is worth
@@ -321,12 +332,14 @@ func (h *Health) Status(now time.Time) Status {
 	h.tick(now)
 	s := Status{
 		State: h.state, Reason: h.reason, Until: h.until, Limit: h.aimd.Limit(), InFlight: h.inFlight,
-		FailingSince: h.failingSince, LastSuccess: h.lastSuccess, Consent: h.consent,
+		FailingSince: h.failingSince, LastSuccess: h.lastSuccess, Consent: h.consent, Rate: h.bucket.rate,
 	}
+	s.Starved = h.bucket.Tokens(now) < 1 && h.inFlight < s.Limit
 	if h.state == Open {
 		s.Until = h.breaker.probeAt
 	}
 	if h.state == Active && h.waitsForConsent() {
+		s.Unconsented = true
 		s.State, s.Until, s.Reason = Open, h.askAgainAt, "it has not consented to events yet"
 		if h.consent.Why != "" {
 			s.Reason = h.consent.Why

@@ -15,8 +15,15 @@ type metrics struct {
 	state    metric.Int64Gauge
 	limit    metric.Int64Gauge
 	subject  metric.MeasurementOption
-	sets     map[string]metric.MeasurementOption // by class; filled when made, read only after
+	sets     map[string]measured // by class; filled when made, read only after
 	name     attribute.KeyValue
+}
+
+// measured is a set of attributes as instruments take it: a list that is made once
+// is not made again for each call.
+type measured struct {
+	add    []metric.AddOption
+	record []metric.RecordOption
 }
 
 // classes that every endpoint counts by; others are counted as "other".
@@ -33,23 +40,24 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 	limit, _ := meter.Int64Gauge("postern.webhook.endpoint.limit", metric.WithDescription("How many requests to the endpoint may be under way"))
 	m := &metrics{attempts: attempts, duration: duration, events: events, state: state, limit: limit, name: attribute.String("subscription", subscription)}
 	m.subject = metric.WithAttributeSet(attribute.NewSet(m.name))
-	m.sets = map[string]metric.MeasurementOption{}
+	m.sets = map[string]measured{}
 	for _, class := range classes {
-		m.sets[class] = metric.WithAttributeSet(attribute.NewSet(m.name, attribute.String("class", class)))
+		set := metric.WithAttributeSet(attribute.NewSet(m.name, attribute.String("class", class)))
+		m.sets[class] = measured{[]metric.AddOption{set}, []metric.RecordOption{set}}
 	}
 	return m
 }
 
 func (m *metrics) attempt(o Outcome, events int, took time.Duration) {
-	set := m.sets[o.Class]
-	if set == nil {
+	set, ok := m.sets[o.Class]
+	if !ok {
 		set = m.sets["other"]
 	}
-	m.attempts.Add(context.Background(), 1, set)
+	m.attempts.Add(context.Background(), 1, set.add...)
 	if events > 1 {
-		m.events.Add(context.Background(), int64(events), set)
+		m.events.Add(context.Background(), int64(events), set.add...)
 	}
-	m.duration.Record(context.Background(), took.Seconds(), set)
+	m.duration.Record(context.Background(), took.Seconds(), set.record...)
 }
 
 var stateNumbers = map[State]int64{Active: 0, Throttled: 1, Open: 2, Disabled: 3}

@@ -33,6 +33,9 @@ type Pusher struct {
 	window   int       // what the lender was told last
 	next     time.Time // what the governor was told last
 	lender   Lender    // while it runs
+	// offerKey is the key of the callback that was offered last.
+	offerKey  string
+	offeredAt time.Time
 
 	idle         chan []delivery.Lease // to a goroutine that waits for more
 	wakeGovernor chan struct{}
@@ -312,7 +315,7 @@ func (p *Pusher) deliver(ctx context.Context, leases []delivery.Lease, lender Le
 		parcel.Attempt = max(parcel.Attempt, leases[i].Attempt)
 	}
 	began := time.Now()
-	answer, span := p.attempt(ctx, parcel)
+	answer, span := p.attempt(context.Background(), parcel)
 	now := time.Now()
 	p.mu.Lock()
 	if answer.Action == Split {
@@ -359,10 +362,11 @@ func lane(r *event.Record) []byte {
 	return []byte(r.Position().String())
 }
 
-// attempt makes one request. It is not cut short when the gateway begins to
-// stop: the drain gives it time, and the carrier's own timeout ends it.
+// attempt makes one request. ctx must not end: a request is not cut short when
+// the gateway begins to stop. The drain gives it time, and the carrier's own
+// timeout ends it.
 func (p *Pusher) attempt(ctx context.Context, parcel *Parcel) (Answer, trace.SpanContext) {
-	ctx, span := p.start(context.WithoutCancel(ctx), parcel)
+	ctx, span := p.start(ctx, parcel)
 	defer span.End()
 	answer := p.carrier.Carry(ctx, parcel)
 	if span.IsRecording() {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type Record struct {
 	Until        time.Time `json:"until,omitzero"`
 	FailingSince time.Time `json:"failing_since,omitzero"`
 	Consent      *Consent  `json:"consent,omitempty"`
+	Offers       []Offer   `json:"offers,omitempty"`
 	// ByHand says that a person wrote it: an endpoint that is enabled begins anew.
 	ByHand   bool      `json:"by_hand,omitempty"`
 	Instance string    `json:"instance"`
@@ -65,7 +67,7 @@ func (h *Health) Record(byHand bool, now time.Time) Record {
 	s := h.Status(now)
 	r := Record{
 		Subscription: h.options.Subscription, State: h.state, Reason: h.reason, Until: s.Until,
-		FailingSince: h.failingSince, ByHand: byHand, At: now,
+		FailingSince: h.failingSince, ByHand: byHand, At: now, Offers: slices.Clone(h.offers),
 	}
 	if h.asks && !h.consent.At.IsZero() {
 		c := h.consent
@@ -77,12 +79,15 @@ func (h *Health) Record(byHand bool, now time.Time) Record {
 // Apply takes over what another instance, or a person, saved.
 func (h *Health) Apply(r Record, now time.Time) {
 	h.tick(now)
-	if h.asks && r.Consent != nil && r.Consent.At.After(h.consent.At) {
+	if h.asks && r.Consent != nil && r.Consent.At.After(h.consent.At) && r.Consent.Target == h.options.Target {
 		if r.Consent.Granted {
 			h.grant(*r.Consent, now)
 		} else {
 			h.consent = *r.Consent
 		}
+	}
+	if h.asks {
+		h.takeOffers(r.Offers, now)
 	}
 	switch r.State {
 	case Disabled:

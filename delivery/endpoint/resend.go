@@ -38,7 +38,7 @@ func (p *Pusher) once(ctx context.Context, parcel *Parcel) (Attempt, error) {
 	began := time.Now()
 	answer, span := Answer{Outcome: Outcome{Action: Retry, Class: "consent", Why: "the endpoint has not consented to events: nothing was sent"}}, trace.SpanContext{}
 	if p.consented() {
-		answer, span = p.attempt(ctx, parcel)
+		answer, span = p.attempt(context.WithoutCancel(ctx), parcel)
 	}
 	lease := delivery.Lease{Record: parcel.Records[0], Attempt: parcel.Attempt}
 	attempts := p.record([]delivery.Lease{lease}, parcel, answer, span, began)

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/postern-dev/postern/event"
 )
@@ -36,6 +37,9 @@ func (t *trail) last(at event.Position) trace.SpanContext {
 
 // note keeps the span of an attempt that is to be followed by another.
 func (t *trail) note(at event.Position, span trace.SpanContext) {
+	if !span.IsSampled() {
+		return // nobody could follow the link
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.spans) >= maxTrail {
@@ -56,12 +60,22 @@ func (t *trail) forget(at event.Position) {
 // another to the attempt before.
 func (p *Pusher) start(ctx context.Context, parcel *Parcel) (context.Context, trace.Span) {
 	first := parcel.Records[0]
+	var parent trace.SpanContext
 	if len(parcel.Records) == 1 {
-		if origin := originOf(first); origin.IsValid() {
-			ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
+		if parent = originOf(first); parent.IsValid() {
+			ctx = trace.ContextWithRemoteSpanContext(ctx, parent)
 		}
 	}
-	ctx, span := p.env.Tracer.Start(ctx, "webhook "+first.Topic, trace.WithSpanKind(trace.SpanKindClient))
+	tracer := p.env.Tracer
+	if p.env.TracerFor != nil {
+		if tracer = p.env.TracerFor(parent); tracer == nil {
+			if parent.IsValid() {
+				return ctx, trace.SpanFromContext(ctx)
+			}
+			return ctx, noop.Span{} // not one of ctx, which is a caller's
+		}
+	}
+	ctx, span := tracer.Start(ctx, "webhook "+first.Topic, trace.WithSpanKind(trace.SpanKindClient))
 	if !span.IsRecording() { // what nobody sees is not worth writing
 		return ctx, span
 	}

@@ -54,7 +54,7 @@ type Endpoints struct {
 
 // New makes them; Run works.
 func New(o Options, kafka *broker.Client, producer Producer, log *slog.Logger, meter metric.Meter) *Endpoints {
-	t := &topics{kafka: kafka, known: map[string]bool{}, log: log}
+	t := &topics{kafka: kafka, known: map[string]int32{}, log: log}
 	return &Endpoints{
 		options: o, kafka: kafka, producer: producer, log: log, topics: t, running: map[string]*endpoint.Pusher{},
 		states:  newStates(o.Prefix+"endpoints", o.Instance, t, kafka, producer, log),

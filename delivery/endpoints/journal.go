@@ -31,6 +31,7 @@ type journal struct {
 	notices  []endpoint.Notice
 	bytes    int
 	said     time.Time
+	turn     uint32 // run's alone: which partition takes the next batch
 }
 
 const (
@@ -132,10 +133,11 @@ func (j *journal) flush(ctx context.Context) {
 	attempts, notices := j.attempts, j.notices
 	j.attempts, j.notices, j.bytes = nil, nil, 0
 	j.mu.Unlock()
-	if len(attempts) > 0 && j.ready(ctx, j.attemptsTopic, len(attempts)) {
-		j.produce(j.records(attempts))
+	if partitions := j.ready(ctx, j.attemptsTopic, len(attempts)); partitions > 0 {
+		j.turn++
+		j.produce(j.records(attempts, int32(j.turn%uint32(partitions))))
 	}
-	if len(notices) > 0 && j.ready(ctx, j.eventsTopic, len(notices)) {
+	if j.ready(ctx, j.eventsTopic, len(notices)) > 0 {
 		records := make([]*event.Record, 0, len(notices))
 		for _, n := range notices {
 			e := n.Event(j.instance, rand.Text())
@@ -145,8 +147,10 @@ func (j *journal) flush(ctx context.Context) {
 	}
 }
 
-// records writes attempts into one piece of memory.
-func (j *journal) records(attempts []endpoint.Attempt) []*event.Record {
+// records writes attempts into one piece of memory, for one partition: spread by
+// their keys they would be as many small batches as there are partitions, which
+// cost Kafka three times as much. Readers read all partitions anyway.
+func (j *journal) records(attempts []endpoint.Attempt, partition int32) []*event.Record {
 	values := make([]byte, 0, len(attempts)*attemptBytes*2)
 	memory := make([]event.Record, len(attempts))
 	records := make([]*event.Record, len(attempts))
@@ -154,7 +158,7 @@ func (j *journal) records(attempts []endpoint.Attempt) []*event.Record {
 		begin := len(values)
 		values = attempts[i].Append(values)
 		memory[i] = event.Record{
-			Topic: j.attemptsTopic, Partition: event.AnyPartition, Offset: -1, Timestamp: attempts[i].At,
+			Topic: j.attemptsTopic, Partition: partition, Offset: -1, Timestamp: attempts[i].At,
 			Key: []byte(attempts[i].WebhookID), Value: values[begin:len(values):len(values)],
 		}
 		records[i] = &memory[i]
@@ -162,12 +166,17 @@ func (j *journal) records(attempts []endpoint.Attempt) []*event.Record {
 	return records
 }
 
-func (j *journal) ready(ctx context.Context, topic string, n int) bool {
-	err := j.topics.ensure(ctx, topic, 0, map[string]string{"cleanup.policy": "delete", "retention.ms": journalKept})
+// ready says how many partitions the topic has that is to take n records; 0: there
+// are none, or it cannot.
+func (j *journal) ready(ctx context.Context, topic string, n int) int32 {
+	if n == 0 {
+		return 0
+	}
+	partitions, err := j.topics.ensure(ctx, topic, 0, map[string]string{"cleanup.policy": "delete", "retention.ms": journalKept})
 	if err != nil {
 		j.lost(n, err)
 	}
-	return err == nil
+	return partitions
 }
 
 func (j *journal) produce(records []*event.Record) {

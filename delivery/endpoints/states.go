@@ -120,7 +120,8 @@ func (s *states) names() []string {
 }
 
 func (s *states) ensure(ctx context.Context) error {
-	return s.topics.ensure(ctx, s.topic, 1, map[string]string{"cleanup.policy": "compact"})
+	_, err := s.topics.ensure(ctx, s.topic, 1, map[string]string{"cleanup.policy": "compact"})
+	return err
 }
 
 // write sends what is pending until ctx ends, and then once more.

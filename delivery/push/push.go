@@ -94,7 +94,7 @@ func (o Options) Validate() []error {
 		o.Batch.Validate(func(path, format string, args ...any) { bad("batch."+path, format, args...) })
 	}
 	if o.TLS != nil {
-		if _, _, err := o.TLS.Config(); err != nil {
+		if _, err := o.TLS.Open(); err != nil {
 			bad("tls", "%v", err)
 		}
 	}
@@ -140,15 +140,31 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 	return endpoint.New(settings, c, env.Endpoint), nil
 }
 
+// certificates are credentials whose files are read again when they change: each
+// handshake has those of its time.
+type certificates struct {
+	credentials.TransportCredentials // as they were first
+	files                            *webhook.Certificates
+}
+
+// ClientHandshake makes a connection secure.
+func (c *certificates) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return credentials.NewTLS(c.files.Config(time.Now())).ClientHandshake(ctx, authority, conn)
+}
+
+// Clone makes another that reads the same files.
+func (c *certificates) Clone() credentials.TransportCredentials {
+	return &certificates{c.TransportCredentials.Clone(), c.files}
+}
+
 func connect(o Options, dial func(context.Context, string) (net.Conn, error)) (*grpc.ClientConn, error) {
 	secure := insecure.NewCredentials()
 	if o.TLS != nil {
-		config, _, err := o.TLS.Config()
+		files, err := o.TLS.Open()
 		if err != nil {
 			return nil, err
 		}
-		config.NextProtos = []string{"h2"}
-		secure = credentials.NewTLS(config)
+		secure = &certificates{TransportCredentials: credentials.NewTLS(files.Config(time.Now())), files: files}
 	}
 	target := o.Address
 	if !strings.HasPrefix(target, "unix:") {

@@ -90,7 +90,7 @@ type authorizer struct {
 }
 
 // newAuthorizer makes it of valid options; nil without any.
-func newAuthorizer(subscription string, a *Auth, identity *Identity, client *http.Transport) *authorizer {
+func newAuthorizer(subscription string, a *Auth, identity *Identity, client http.RoundTripper) *authorizer {
 	switch {
 	case a == nil:
 		return nil

@@ -369,7 +369,7 @@ func (a *authority) issue(name string) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: bytes})
 }
 
-func TestCertificateIsShownToTheEndpointAndReadAgainWhenItChanges(t *testing.T) {
+func TestCertificatesAreUsedFromTheirChangeOn(t *testing.T) {
 	a := newAuthority(t)
 	dir := t.TempDir()
 	write := func(name string, b []byte) string {
@@ -408,12 +408,28 @@ func TestCertificateIsShownToTheEndpointAndReadAgainWhenItChanges(t *testing.T) 
 	cert, key = a.issue("second")
 	write("c.pem", cert)
 	// A certificate and a key that do not belong together are being written: the old one goes on.
-	c.own.checked = time.Time{}
+	c.files.checked = time.Time{}
 	if a := c.Carry(t.Context(), parcel()); a.Class != "ok" || <-got != "first" {
 		t.Errorf("%+v", a)
 	}
 	write("k.pem", key)
-	c.own.checked = time.Time{}
+	c.files.checked = time.Time{}
+	if a := c.Carry(t.Context(), parcel()); a.Class != "ok" || <-got != "second" {
+		t.Errorf("%+v", a)
+	}
+	// So is the authority: what another one vouches for is not trusted any more, until it is again.
+	write("ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: newAuthority(t).cert.Raw}))
+	c.files.checked = time.Time{}
+	if a := c.Carry(t.Context(), parcel()); a.Class != "tls" {
+		t.Errorf("%+v", a)
+	}
+	write("ca.pem", []byte("half a cert"))
+	c.files.checked = time.Time{}
+	if a := c.Carry(t.Context(), parcel()); a.Class != "tls" {
+		t.Errorf("%+v", a)
+	}
+	write("ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
+	c.files.checked = time.Time{}
 	if a := c.Carry(t.Context(), parcel()); a.Class != "ok" || <-got != "second" {
 		t.Errorf("%+v", a)
 	}

@@ -18,8 +18,11 @@ func BenchmarkWriting(b *testing.B) {
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, _, err := c.write(p, now); err != nil {
+		x := c.exchanges.take()
+		if _, _, err := c.write(p, x.header, now); err != nil {
 			b.Fatal(err)
 		}
+		x.kept, x.written = true, true
+		c.exchanges.giveBack(x)
 	}
 }

@@ -9,10 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -28,7 +27,9 @@ import (
 type Environment struct {
 	Log    *slog.Logger
 	Tracer trace.Tracer
-	Meter  metric.Meter
+	// TracerFor is endpoint.Environment's.
+	TracerFor func(parent trace.SpanContext) trace.Tracer
+	Meter     metric.Meter
 	// Dial opens connections; nil is net.Dialer. Either is behind the guard. Tests pass a virtual network.
 	Dial Dial
 	// View shows a record as JSON, for endpoints with view: json.
@@ -37,6 +38,8 @@ type Environment struct {
 	Retry delivery.Retry
 	// Identity signs for endpoints that ask for the gateway's own keys; nil has none.
 	Identity *Identity
+	// Callback is the URL of the endpoint's callback without its key; "" offers none.
+	Callback string
 	// Deny are ranges that no endpoint may be in, whatever it allows itself.
 	Deny []netip.Prefix
 	// The rest is endpoint.Environment's.
@@ -56,8 +59,12 @@ type carrier struct {
 	static    map[string][]string // configured headers, and nobody writes to them
 	name      []string            // the subscription, as a header's value
 	auth      *authorizer
-	own       *certificate // nil without
-	transport *http.Transport
+	files     *Certificates
+	dial      Dial
+	transport atomic.Pointer[http.Transport] // replaced when the files change
+	template  *http.Request                  // of each request, but for its headers and its body
+	exchanges exchanges
+	callback  string
 }
 
 // New makes the pusher of a webhook of valid options.
@@ -82,10 +89,14 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 	}
 	var carries endpoint.Carrier = c
 	if o.Handshake != nil {
-		carries, settings.Revalidate = consenting{c}, o.Handshake.Revalidate
+		carries, settings.Revalidate, settings.Target = consenting{c}, o.Handshake.Revalidate, o.target()
+		settings.Callback, settings.AskedRate = o.Handshake.Callback, o.Handshake.RequestRate
+		if settings.Callback && env.Callback == "" {
+			return nil, errors.New("handshake.callback: the gateway does not say where it is reached: set webhooks.callback_url")
+		}
 	}
 	return endpoint.New(settings, carries, endpoint.Environment{
-		Log: env.Log, Tracer: env.Tracer, Meter: env.Meter, Hosts: env.Hosts, Attempts: env.Attempts, States: env.States, Notices: env.Notices, Instance: env.Instance,
+		Log: env.Log, Tracer: env.Tracer, TracerFor: env.TracerFor, Meter: env.Meter, Hosts: env.Hosts, Attempts: env.Attempts, States: env.States, Notices: env.Notices, Instance: env.Instance,
 	}), nil
 }
 
@@ -94,10 +105,11 @@ func newCarrier(subscription string, o Options, env Environment) (*carrier, erro
 	if err != nil {
 		return nil, err
 	}
-	c := &carrier{options: o, static: map[string][]string{}, name: []string{subscription}}
+	c := &carrier{options: o, static: map[string][]string{}, name: []string{subscription}, callback: env.Callback}
 	if c.url, err = url.Parse(o.URL); err != nil {
 		return nil, fmt.Errorf("webhook.url: %w", err)
 	}
+	c.template = &http.Request{Method: http.MethodPost, URL: c.url, Host: c.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody}
 	if c.verdicts, err = o.Outcomes.compile(); err != nil {
 		return nil, err
 	}
@@ -107,18 +119,18 @@ func newCarrier(subscription string, o Options, env Environment) (*carrier, erro
 	if err := c.takeKeys(subscription, env.Identity); err != nil {
 		return nil, err
 	}
-	config, own, err := o.TLS.config()
-	if err != nil {
+	if c.files, err = o.TLS.Open(); err != nil {
 		return nil, err
 	}
-	c.own = own
-	c.transport = newTransport(o, g.dialer(o.ConnectTimeout, env.Dial), config)
+	now := time.Now()
+	c.dial = g.dialer(o.ConnectTimeout, env.Dial)
+	c.transport.Store(newTransport(o, c.dial, c.files.Config(now)))
 	if o.Auth != nil && o.Auth.JWT != nil {
-		if _, err := env.Identity.mint("", "", minTokenLife, time.Now()); err != nil {
+		if _, err := env.Identity.mint("", "", minTokenLife, now); err != nil {
 			return nil, fmt.Errorf("auth.jwt: %w", err)
 		}
 	}
-	c.auth = newAuthorizer(subscription, o.Auth, env.Identity, c.transport)
+	c.auth = newAuthorizer(subscription, o.Auth, env.Identity, roundTripper(c.roundTrip))
 	return c, nil
 }
 
@@ -178,30 +190,49 @@ func hostOf(u *url.URL) string {
 // Close lets go of connections and of what fetches tokens.
 func (c *carrier) Close() {
 	c.auth.close()
-	c.transport.CloseIdleConnections()
+	c.transport.Load().CloseIdleConnections()
 }
 
-// Carry makes one request. Options.Timeout bounds all of it.
+// roundTrip makes a request, of the endpoint's or of its token endpoint's.
+// Certificates that have changed are used from the next handshake on, and the
+// connections made with the old ones for nothing new.
+func (c *carrier) roundTrip(r *http.Request) (*http.Response, error) {
+	if now := time.Now(); c.files.changed(now) {
+		c.transport.Swap(newTransport(c.options, c.dial, c.files.Config(now))).CloseIdleConnections()
+	}
+	return c.transport.Load().RoundTrip(r)
+}
+
+// roundTripper is a function that is an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip makes a request.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Carry makes one request. Options.Timeout bounds all of it; of ctx it takes the
+// span alone.
 func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoint.Answer) {
-	clock := &clock{began: time.Now()}
-	defer func() { answer.Timings = clock.stop() }()
-	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	x := c.exchanges.take()
+	defer func() {
+		answer.Timings = x.times()
+		c.exchanges.giveBack(x)
+	}()
+	limited, cancel := context.WithTimeout(x.ctx, c.options.Timeout)
 	defer cancel()
-	body, header, keys, err := c.write(p, clock.began)
+	body, keys, err := c.write(p, x.header, x.began)
 	answer.Keys = keys
 	if err != nil {
 		answer.Outcome = endpoint.Outcome{Action: endpoint.Retry, Class: "key", Why: err.Error()}
 		return answer
 	}
-	if err := c.auth.authorize(ctx, header, clock.began); err != nil {
+	if err := c.auth.authorize(limited, x.header, x.began); err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
 	}
-	if c.own != nil && c.own.changed(clock.began) {
-		c.transport.CloseIdleConnections() // they were made with the old certificate
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(x.header))
 	}
-	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(header))
-	response, err := c.transport.RoundTrip(c.request(httptrace.WithClientTrace(ctx, clock.trace()), body, header))
+	response, err := c.roundTrip(c.request(limited, body, x.header))
 	if err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
@@ -240,46 +271,4 @@ func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel 
 	}
 	c.auth.refused(response.StatusCode, now)
 	return *answer
-}
-
-// clock takes the times of a request. The transport may go on dialling for later
-// requests when this one is over, so it is locked.
-type clock struct {
-	began time.Time
-
-	mu                   sync.Mutex
-	timings              endpoint.Timings
-	dns, dial, handshake time.Time
-}
-
-func (c *clock) stop() endpoint.Timings {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.timings.Total = time.Since(c.began)
-	return c.timings
-}
-
-// set notes now, or how long it is since a time that was noted.
-func (c *clock) set(at *time.Time, took *time.Duration, since *time.Time) {
-	now := time.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if at != nil {
-		*at = now
-	}
-	if took != nil {
-		*took = now.Sub(*since)
-	}
-}
-
-func (c *clock) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		DNSStart:             func(httptrace.DNSStartInfo) { c.set(&c.dns, nil, nil) },
-		DNSDone:              func(httptrace.DNSDoneInfo) { c.set(nil, &c.timings.DNS, &c.dns) },
-		ConnectStart:         func(string, string) { c.set(&c.dial, nil, nil) },
-		ConnectDone:          func(string, string, error) { c.set(nil, &c.timings.Connect, &c.dial) },
-		TLSHandshakeStart:    func() { c.set(&c.handshake, nil, nil) },
-		TLSHandshakeDone:     func(tls.ConnectionState, error) { c.set(nil, &c.timings.TLS, &c.handshake) },
-		GotFirstResponseByte: func() { c.set(nil, &c.timings.FirstByte, &c.began) },
-	}
 }

@@ -148,7 +148,7 @@ func TestConsentIsWhatTheEndpointAllowsAndNeverItsStatus(t *testing.T) {
 		if c.rate != "" {
 			h.Set("WebHook-Allowed-Rate", c.rate)
 		}
-		if got := readConsent(h, c.asked); got.Granted != c.granted || got.PerMinute != c.perMinute || !got.Granted && got.Why == "" {
+		if got := readConsent(h, c.asked, false); got.Granted != c.granted || got.PerMinute != c.perMinute || !got.Granted && got.Why == "" {
 			t.Errorf("%q %q: %+v", c.origin, c.rate, got)
 		}
 	}
@@ -301,5 +301,47 @@ func TestProxyIsUsedAndGuarded(t *testing.T) {
 	})
 	if a := c.Carry(t.Context(), parcel()); a.Class != "guard" || strings.Contains(a.Why, "pass") {
 		t.Errorf("%+v", a)
+	}
+}
+
+func TestCallbackIsOfferedAndWithheldHeadersAreNoRefusal(t *testing.T) {
+	var offered []string
+	answer := http.Header{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		offered = append(offered, r.Header.Get("WebHook-Request-Callback"))
+		for name, v := range answer {
+			w.Header()[name] = v
+		}
+	}))
+	defer server.Close()
+	s := Settings{CallbackURL: "https://events.example.com/in/"}
+	o := Options{URL: server.URL, AllowHTTP: true, AllowLoopback: true, Handshake: &Handshake{Origin: "events.example.com", Callback: true}}
+	c, err := newCarrier("mail", o.WithDefaults(), Environment{Callback: s.Callback("mail")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, step := range []struct {
+		key              string
+		origin           string
+		pending, granted bool
+	}{{"k1", "", true, false}, {"", "", false, false}, {"k2", "other.example.com", false, false}, {"k3", "events.example.com", false, true}} {
+		answer = http.Header{}
+		if step.origin != "" {
+			answer.Set("WebHook-Allowed-Origin", step.origin)
+		}
+		got, err := consenting{c}.Consent(t.Context(), step.key)
+		if err != nil || got.Pending != step.pending || got.Granted != step.granted {
+			t.Errorf("%+v: %+v %v", step, got, err)
+		}
+	}
+	if want := "https://events.example.com/in/v1/endpoints/mail/consent?key=k1"; offered[0] != want || offered[1] != "" {
+		t.Errorf("offered %q, want %q and nothing", offered, want)
+	}
+	if err := (Settings{}).ValidateFor(o); err == nil || !strings.Contains(err.Error(), "webhooks.callback_url") {
+		t.Errorf("a callback without a URL of ours: %v", err)
+	}
+	if o.target() == (Options{URL: "https://victim.example.com/", Handshake: o.Handshake}).target() {
+		t.Error("a consent for one URL is one for another")
 	}
 }

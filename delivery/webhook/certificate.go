@@ -11,71 +11,27 @@ import (
 )
 
 // TLS is how the gateway and an endpoint prove themselves with certificates.
+// Its files are read again when they change.
 type TLS struct {
 	// CAFile holds the PEM certificates to trust. Default: the system's.
 	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are the gateway's certificate, for mutual TLS. They are
-	// read again when they change.
+	// CertFile and KeyFile are the gateway's certificate, for mutual TLS.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 	// ServerName overrides the name checked in the endpoint's certificate.
 	ServerName string `yaml:"server_name"`
 }
 
-// Config makes the client's TLS settings. reload reports whether the gateway's own
-// certificate was replaced, and is asked from time to time; nil without one.
-func (t *TLS) Config() (config *tls.Config, reload func(now time.Time) bool, err error) {
-	c, own, err := t.config()
-	if own == nil {
-		return c, nil, err
-	}
-	return c, own.changed, err
-}
-
-func (t *TLS) config() (*tls.Config, *certificate, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if t == nil {
-		return c, nil, nil
-	}
-	c.ServerName = t.ServerName
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, nil, fmt.Errorf("tls.ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, nil, errors.New("tls.ca_file: there is no certificate in it")
-		}
-	}
-	if t.CertFile == "" && t.KeyFile == "" {
-		return c, nil, nil
-	}
-	if t.CertFile == "" || t.KeyFile == "" {
-		return nil, nil, errors.New("tls: cert_file and key_file are both needed")
-	}
-	own := &certificate{certFile: t.CertFile, keyFile: t.KeyFile}
-	if err := own.load(); err != nil {
-		return nil, nil, err
-	}
-	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		own.changed(time.Now())
-		own.mu.Lock()
-		defer own.mu.Unlock()
-		return own.loaded, nil
-	}
-	return c, own, nil
-}
-
-// certificate is our own, read again when its files change.
-type certificate struct {
-	certFile, keyFile string
+// Certificates are the TLS settings that files hold, as they were last read.
+// A nil one has no files.
+type Certificates struct {
+	options TLS
 
 	mu      sync.Mutex
-	loaded  *tls.Certificate
-	stamp   [2]fileStamp
+	config  *tls.Config
+	stamps  [3]fileStamp
 	checked time.Time
-	err     error // of the last reading; the certificate before it goes on
+	err     error // of the last reading; what was read before it goes on
 }
 
 type fileStamp struct {
@@ -86,8 +42,48 @@ type fileStamp struct {
 // certificateCheck is how often the files are looked at.
 const certificateCheck = 5 * time.Second
 
-func (c *certificate) stamps() (s [2]fileStamp) {
-	for i, name := range [...]string{c.certFile, c.keyFile} {
+// Open reads the files.
+func (t *TLS) Open() (*Certificates, error) {
+	c := &Certificates{}
+	if t != nil {
+		c.options = *t
+	}
+	return c, c.load()
+}
+
+// Config is for handshakes that begin now.
+func (c *Certificates) Config(now time.Time) *tls.Config {
+	c.changed(now)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.config.Clone() // a transport writes to its own
+}
+
+// changed looks at the files, not more often than certificateCheck, and reports
+// whether there are new certificates. Files that do not fit together, or cannot
+// be read, are being written: the old ones go on.
+func (c *Certificates) changed(now time.Time) bool {
+	if c.options.CAFile == "" && c.options.CertFile == "" {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.checked) < certificateCheck {
+		return false
+	}
+	c.checked = now
+	if c.stampsNow() == c.stamps {
+		return false
+	}
+	c.err = c.load()
+	return c.err == nil
+}
+
+func (c *Certificates) stampsNow() (s [3]fileStamp) {
+	for i, name := range [...]string{c.options.CAFile, c.options.CertFile, c.options.KeyFile} {
+		if name == "" {
+			continue
+		}
 		if info, err := os.Stat(name); err == nil {
 			s[i] = fileStamp{info.ModTime(), info.Size()}
 		}
@@ -95,29 +91,30 @@ func (c *certificate) stamps() (s [2]fileStamp) {
 	return s
 }
 
-func (c *certificate) load() error {
-	stamp := c.stamps()
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		return fmt.Errorf("tls: read the certificate: %w", err)
+// load reads all files. The stamps are taken before: what changes in between is read again.
+func (c *Certificates) load() error {
+	o, stamps := c.options, c.stampsNow()
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return fmt.Errorf("tls.ca_file: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return errors.New("tls.ca_file: there is no certificate in it")
+		}
 	}
-	c.loaded, c.stamp = &pair, stamp
+	if (o.CertFile == "") != (o.KeyFile == "") {
+		return errors.New("tls: cert_file and key_file are both needed")
+	}
+	if o.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
+			return fmt.Errorf("tls: read the certificate: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	c.config, c.stamps = config, stamps
 	return nil
-}
-
-// changed looks at the files, not more often than certificateCheck, and reports
-// whether there is a new certificate. Files that do not fit together are being
-// written: the old one goes on.
-func (c *certificate) changed(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now.Sub(c.checked) < certificateCheck {
-		return false
-	}
-	c.checked = now
-	if c.stamps() == c.stamp {
-		return false
-	}
-	c.err = c.load()
-	return c.err == nil
 }

@@ -185,12 +185,12 @@ func TestNameThatChangesItsMindIsCaughtAtTheDial(t *testing.T) {
 		}
 		return [4]byte{127, 0, 0, 2}
 	})
-	c.transport.DialContext = g.dialer(time.Second, nil)
+	c.transport.Load().DialContext = g.dialer(time.Second, nil)
 	if a := c.Carry(t.Context(), parcel()); a.Class != "ok" || a.Timings.DNS == 0 {
 		t.Fatalf("%+v", a)
 	}
 	turned.Store(true)
-	c.transport.CloseIdleConnections()
+	c.transport.Load().CloseIdleConnections()
 	if a := c.Carry(t.Context(), parcel()); a.Class != "guard" || reached.Load() != 0 {
 		t.Errorf("%+v; it was reached %d times", a, reached.Load())
 	}

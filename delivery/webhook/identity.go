@@ -29,6 +29,9 @@ type Settings struct {
 	RequestsPerHost int `yaml:"requests_per_host"`
 	// DenyCIDRs are address ranges that no webhook may reach, whatever it allows itself: your own public ones, a NAT64 prefix.
 	DenyCIDRs []string `yaml:"deny_cidrs"`
+	// CallbackURL is the URL under which endpoints reach this gateway's HTTP listener, or
+	// one of its fleet, for callbacks (handshake.callback): https://events.example.com.
+	CallbackURL string `yaml:"callback_url"`
 	// LogAttempts says which attempts the topic <topics_prefix>attempts keeps: all (default), failures or none.
 	LogAttempts string `yaml:"log_attempts"`
 	// EventsTopic takes operational events as CloudEvents, for any subscription to read. Default "postern.events".
@@ -49,6 +52,15 @@ func (s Settings) WithDefaults() Settings {
 	return s
 }
 
+// Callback is the URL of a subscription's callback without its key; "" where the
+// gateway does not say where it is reached.
+func (s Settings) Callback(subscription string) string {
+	if s.CallbackURL == "" {
+		return ""
+	}
+	return strings.TrimSuffix(s.CallbackURL, "/") + "/v1/endpoints/" + url.PathEscape(subscription) + "/consent"
+}
+
 // Deny is DenyCIDRs of valid settings, parsed.
 func (s Settings) Deny() []netip.Prefix {
 	var denied []netip.Prefix
@@ -66,6 +78,11 @@ func (s Settings) Validate() error {
 	if s.Issuer != "" {
 		if u, err := url.Parse(s.Issuer); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 			f.Add("issuer", "it is the URL under which receivers reach this gateway, such as https://events.example.com")
+		}
+	}
+	if s.CallbackURL != "" {
+		if u, err := url.Parse(s.CallbackURL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			f.Add("callback_url", "it is the URL under which endpoints reach this gateway, such as https://events.example.com")
 		}
 	}
 	if len(s.SigningKeys) > maxKeys {
@@ -102,6 +119,9 @@ func (s Settings) ValidateFor(o Options) error {
 	var f setting.Faults
 	if o.Asymmetric && len(s.SigningKeys) == 0 {
 		f.Add("webhook.asymmetric", "the gateway has no keys to sign with: set webhooks.signing_keys")
+	}
+	if o.Handshake != nil && o.Handshake.Callback && s.CallbackURL == "" {
+		f.Add("webhook.handshake.callback", "the gateway does not say where it is reached: set webhooks.callback_url")
 	}
 	if o.Auth != nil && o.Auth.JWT != nil && (len(s.SigningKeys) == 0 || s.Issuer == "") {
 		f.Add("webhook.auth.jwt", "the gateway cannot mint tokens: set webhooks.issuer and webhooks.signing_keys")

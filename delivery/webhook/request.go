@@ -19,8 +19,7 @@ const batchMedia = "application/cloudevents-batch+json; charset=utf-8"
 
 // write writes one attempt's body and headers: the event, or the batch, and its
 // place; the signature is over exactly the bytes of the body.
-func (c *carrier) write(p *endpoint.Parcel, now time.Time) (body []byte, header http.Header, keys []string, err error) {
-	header = make(http.Header, 24)
+func (c *carrier) write(p *endpoint.Parcel, header http.Header, now time.Time) (body []byte, keys []string, err error) {
 	if c.options.Mode == Batch && (len(p.Records) > 1 || allCloudEvents(p.Records)) {
 		body = appendBatch(nil, p.Records)
 		header["Content-Type"] = []string{batchMedia}
@@ -33,7 +32,7 @@ func (c *carrier) write(p *endpoint.Parcel, now time.Time) (body []byte, header 
 	header["Webhook-Timestamp"] = v.one(strconv.FormatInt(now.Unix(), 10))
 	signature, keys, err := sign(c.keys, p.ID, now, body)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	if signature != "" {
 		header["Webhook-Signature"] = v.one(signature)
@@ -59,7 +58,7 @@ func (c *carrier) write(p *endpoint.Parcel, now time.Time) (body []byte, header 
 	for name, value := range c.static {
 		header[name] = value
 	}
-	return body, header, keys, nil
+	return body, keys, nil
 }
 
 // Values that every request shares; nobody writes to them.
@@ -127,16 +126,13 @@ func appendBatch(b []byte, records []*event.Record) []byte {
 // request makes the HTTP request. Its body may be read again when a connection
 // that was kept turned out to be closed before anything was written to it.
 func (c *carrier) request(ctx context.Context, body []byte, header http.Header) *http.Request {
-	r := &http.Request{
-		Method: http.MethodPost, URL: c.url, Host: c.url.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: http.NoBody, ContentLength: int64(len(body)),
-	}
-	if len(body) > 0 {
+	r := c.template.WithContext(ctx) // a copy
+	r.Header = header
+	if r.ContentLength = int64(len(body)); len(body) > 0 {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	}
-	return r.WithContext(ctx)
+	return r
 }
 
 const (

@@ -209,7 +209,7 @@ func (o Options) validateAccess(bad func(path, format string, args ...any)) {
 		o.Auth.validate(o.AllowHTTP, bad)
 	}
 	if o.TLS != nil {
-		if _, _, err := o.TLS.config(); err != nil {
+		if _, err := o.TLS.Open(); err != nil {
 			bad("tls", "%v", err)
 		}
 	}

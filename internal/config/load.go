@@ -301,7 +301,7 @@ func (f *file) at(n ast.Node, message string) error {
 }
 
 // confidential finds lines that may hold a secret, misspelt names included.
-var confidential = regexp.MustCompile(`(?i)pass|secret|token|key|auth|header|credential`)
+var confidential = regexp.MustCompile(`(?i)pass|secret|token|key|auth|header|credential|prox`)
 
 // quoted is a node of its own for a value that was resolved: the decoder reads
 // some values from a node's tokens, and those of the reference are not the value's.

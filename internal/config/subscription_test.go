@@ -25,7 +25,40 @@ webhook:
 	if s.Lease != 2*time.Minute || len(s.Filter.All) != 2 || s.Retry.MaxAttempts != 3 || len(s.References.Secrets) != 2 || s.References.Headers["Authorization"] != "token" || s.Webhook.Secrets != nil {
 		t.Errorf("%+v", s)
 	}
+	s, err = ReadSubscription("hook.yaml", []byte(`name: hook
+topics: [orders]
+webhook:
+  url: https://example.com/
+  mode: batch
+  batch: {max_events: 10, max_bytes: 64KiB}
+  keys: [{secret: {name: old}, not_after: 2030-01-01T00:00:00Z}, {secret: {name: new}}]
+  handshake: {origin: events.example.com}
+  outcomes: {"409": ack}
+  auth:
+    basic:
+      username: postern
+      password: {name: password}
+  tls:
+    ca:
+      name: ca
+`))
+	if err != nil || len(s.Webhook.Keys) != 2 || s.References.Keys[1] != "new" || s.References.Password != "password" || s.References.TLS["ca"] != "ca" || s.Webhook.Outcomes["409"] != "ack" {
+		t.Errorf("%+v %v", s, err)
+	}
+	s, err = ReadSubscription("app.yaml", []byte("name: app\ntopics: [orders]\npush: {address: 'app:9000', metadata: {token: {name: t}}, tls: {certificate: {name: c}, key: {name: k}}}"))
+	if err != nil || s.References.Metadata["token"] != "t" || s.References.TLS["certificate"] != "c" || s.References.TLS["key"] != "k" {
+		t.Errorf("%+v %v", s, err)
+	}
 	for text, want := range map[string]string{
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  proxy: http://u:hunter2@p/":                      "the API takes no proxy",
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  allow_ports: [25]":                               "the API takes no ports",
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  tls: {ca_file: /etc/ca}":                         "the API takes no paths of files",
+		"name: a\ntopics: [t]\npush: {address: 'a:1', tls: {key_file: /etc/key}}":                              "the API takes no paths of files",
+		"name: a\ntopics: [t]\npush: {address: 'a:1', metadata: {token: hunter2}}":                             "a secret is named here",
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  auth: {bearer: hunter2}":                         "a secret is named here",
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  auth: {oauth2: {client_secret: hunter2}}":        "a secret is named here",
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  keys: [{secret: hunter2}]":                       "a secret is named here",
+		"name: a\ntopics: [t]\nwebhook:\n  url: https://x/\n  auth: {basic: {username: a, password: hunter2}}": "a secret is named here",
 		"":                               "is empty",
 		"name: a\ntopix: [t]":            "hook.yaml:2:1: unknown field",
 		"name: A\ntopics: [t]":           "hook.yaml:1:7: name:",

@@ -64,7 +64,7 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 	}
 	defer g.queues.Release(queue, 0)
 	// Nothing is lent before the pusher runs and knows its endpoint's state.
-	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook"})
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook", Why: pusher.Why})
 	if err != nil {
 		return err
 	}
@@ -75,21 +75,21 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 
 // pusher makes what carries a subscription's events, over HTTP or gRPC.
 func (g *Gateway) pusher(spec subscription.Spec, retry delivery.Retry) (*endpoint.Pusher, error) {
+	spec, err := g.config.SubscriptionsAPI.Resolve(spec)
+	if err != nil {
+		return nil, err
+	}
 	if spec.Push != nil {
 		return push.New(spec.Name, *spec.Push, push.Environment{
 			Retry: retry,
 			Endpoint: endpoint.Environment{
-				Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Hosts: g.hosts, Attempts: g.endpoints.Attempts(),
+				Log: g.log, Tracer: g.telemetry.Tracer, TracerFor: g.telemetry.For, Meter: g.telemetry.Meter, Hosts: g.hosts, Attempts: g.endpoints.Attempts(),
 				States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),
 			},
 		})
 	}
-	settings, err := g.config.SubscriptionsAPI.Resolve(spec)
-	if err != nil {
-		return nil, err
-	}
-	return webhook.New(spec.Name, settings, webhook.Environment{
-		Log: g.log, Tracer: g.telemetry.Tracer, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View, Retry: retry, Identity: g.identity, Deny: g.config.Webhooks.Deny(),
+	return webhook.New(spec.Name, *spec.Webhook, webhook.Environment{
+		Log: g.log, Tracer: g.telemetry.Tracer, TracerFor: g.telemetry.For, Meter: g.telemetry.Meter, Dial: g.dial, View: g.schemas.View, Retry: retry, Identity: g.identity, Callback: g.config.Webhooks.Callback(spec.Name), Deny: g.config.Webhooks.Deny(),
 		Hosts: g.hosts, Attempts: g.endpoints.Attempts(), States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -399,4 +401,164 @@ func TestApplicationThatIsExhaustedIsLeftAloneAsLongAsItSays(t *testing.T) {
 		e, err := g.endpoints().GetEndpoint(t.Context(), &posternv1.GetEndpointRequest{Name: name})
 		return err == nil && e.GetState() == posternv1.EndpointState_ENDPOINT_STATE_THROTTLED && time.Until(e.GetUntil().AsTime()) > 59*time.Minute
 	})
+}
+
+func TestLagOfAnEndpointThatIsThrottledBrokenOrDisabledNamesIt(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic, name := cluster.Topic("why", 2), cluster.Name("why-sub")
+	r := newReceiver(t, http.StatusTooManyRequests)
+	g := start(t, cluster, prefixed(cluster, hook(name, topic, r.URL, delivery.Retry{MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond, MaxAttempts: 1000})))
+	put(cluster, topic, 5, "a", "b", "c", "d")
+	told := func(kind posternv1.CauseKind, says string) {
+		t.Helper()
+		var last *posternv1.SubscriptionStatus
+		eventually(t, kind.String(), func() bool {
+			status, err := posternv1.NewSubscriptionsClient(g.conn).GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = status
+			return status.GetCause().GetKind() == kind && strings.Contains(status.GetCause().GetSummary(), says)
+		})
+		if last.GetLag() != 20 || last.GetCause().GetFigures()["host"] == "" {
+			t.Errorf("%v", last)
+		}
+		disabled := kind == posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED
+		if stopped := last.GetState() == posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED; stopped != disabled {
+			t.Errorf("%s: it is %s", kind, last.GetState())
+		}
+	}
+	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_THROTTLED, "429 Too Many Requests: as the test says")
+	if _, err := g.endpoints().DisableEndpoint(t.Context(), &posternv1.DisableEndpointRequest{Name: name, Reason: "for the weekend"}); err != nil {
+		t.Fatal(err)
+	}
+	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED, "for the weekend")
+	r.status.Store(http.StatusInternalServerError)
+	if _, err := g.endpoints().EnableEndpoint(t.Context(), &posternv1.EnableEndpointRequest{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	told(posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN, "500 Internal Server Error")
+}
+
+func TestEndpointsMadeThroughTheAPIAreWhatTheFilesWouldBe(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic, hooked, called := cluster.Topic("made", 1), cluster.Name("made-hook"), cluster.Name("made-app")
+	dir := t.TempDir()
+	for _, name := range []string{hooked, called} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "password"), []byte("open sesame\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReceiver(t, http.StatusConflict)
+	got := make(chan string, 100)
+	a := &app{answer: func(r *posternv1.HandleRequest) error { got <- string(r.Event.Data); return nil }}
+	address := a.serve(t)
+	g := start(t, cluster, func(c *config.Config) {
+		prefixed(cluster)(c)
+		c.SubscriptionsAPI = subscription.Options{AllowHTTP: true, AllowLoopback: true, SecretsDir: dir, PushAddresses: []string{address}}
+	})
+	g.create(&posternv1.Subscription{Name: hooked, Topics: []string{topic}, Webhook: &posternv1.Webhook{
+		Url: r.URL, AllowHttp: true, AllowLoopback: true, Mode: posternv1.WebhookMode_WEBHOOK_MODE_BATCH, Outcomes: map[string]string{"409": "ack"},
+		Batch: &posternv1.PushBatch{MaxEvents: 3, MaxWait: durationpb.New(time.Minute)},
+		Auth: &posternv1.WebhookAuth{Way: &posternv1.WebhookAuth_Basic{Basic: &posternv1.BasicAuth{
+			Username: "postern", Password: &posternv1.SecretReference{Name: "password"},
+		}}},
+	}})
+	made := g.create(&posternv1.Subscription{Name: called, Topics: []string{topic}, Push: &posternv1.Push{
+		Address: address, Metadata: map[string]*posternv1.SecretReference{"token": {Name: "password"}},
+	}})
+	if text := made.String(); strings.Contains(text, "sesame") || !strings.Contains(text, "password") {
+		t.Error(text)
+	}
+	put(cluster, topic, 1, "a", "b", "c")
+	eventually(t, "the batch, which 409 acknowledges", func() bool {
+		e, err := g.endpoints().ListAttempts(t.Context(), &posternv1.ListAttemptsRequest{Subscription: hooked})
+		return err == nil && len(e.GetAttempts()) == 3 && e.GetAttempts()[0].GetAction() == "ack" && e.GetAttempts()[0].GetBatchSize() == 3
+	})
+	if user, password, ok := (&http.Request{Header: r.headers[0]}).BasicAuth(); !ok || user != "postern" || password != "open sesame" || r.count() != 1 {
+		t.Errorf("%q %q, %d requests", user, password, r.count())
+	}
+	for range 3 {
+		select {
+		case <-got:
+		case <-time.After(patience):
+			t.Fatal("the application is not called")
+		}
+	}
+	_, err := g.subscriptions().CreateSubscription(t.Context(), &posternv1.CreateSubscriptionRequest{Subscription: &posternv1.Subscription{
+		Name: "other", Topics: []string{topic}, Push: &posternv1.Push{Address: "127.0.0.1:22"},
+	}})
+	if !strings.Contains(status.Convert(err).Message(), "push.address") {
+		t.Errorf("an address that the operator does not allow: %v", err)
+	}
+}
+
+func TestEndpointConsentsLaterAtTheCallbackOfAnyInstanceAndOnce(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic, name := cluster.Topic("asked", 1), cluster.Name("asked-sub")
+	var posts atomic.Int32
+	offers := make(chan string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodOptions {
+			offers <- r.Header.Get("WebHook-Request-Callback") // it withholds the headers, and calls back later
+			return
+		}
+		posts.Add(1)
+	}))
+	defer receiver.Close()
+	spec := hook(name, topic, receiver.URL, delivery.Retry{})
+	spec.Webhook.Handshake = &webhook.Handshake{Origin: "events.example.com", RequestRate: 6000, Callback: true}
+	settings := prefixed(cluster, spec)
+	with := func(c *config.Config) { settings(c); c.Webhooks.CallbackURL = "https://events.example.com" }
+	a, b := start(t, cluster, with), start(t, cluster, with)
+	put(cluster, topic, 3, "k")
+	offer := ""
+	for range 2 { // each instance asks
+		select {
+		case offer = <-offers:
+		case <-time.After(patience):
+			t.Fatal("nothing is offered")
+		}
+	}
+	eventually(t, "the one that has the partition names the consent as the cause", func() bool {
+		for _, g := range []*running{a, b} {
+			status, err := g.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+			if err == nil && status.GetCause().GetKind() == posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN && strings.Contains(status.GetCause().GetSummary(), "callback") {
+				return true
+			}
+		}
+		return false
+	})
+	path, ok := strings.CutPrefix(offer, "https://events.example.com")
+	if !ok {
+		t.Fatalf("offered %q", offer)
+	}
+	for _, wrong := range []string{path + "x", strings.Replace(path, name, "other", 1), strings.Split(path, "?")[0]} {
+		if got := b.do("GET", wrong, ""); got.Status != http.StatusNotFound || !strings.Contains(got.Body, "UNKNOWN_CONSENT") {
+			t.Errorf("%s: %d %s", wrong, got.Status, got.Body)
+		}
+	}
+	if got := a.do("GET", path, "", "WebHook-Allowed-Rate", "many"); got.Status != http.StatusBadRequest {
+		t.Errorf("a rate that cannot be read: %d %s", got.Status, got.Body)
+	}
+	if n := posts.Load(); n != 0 {
+		t.Fatalf("%d events before consent", n)
+	}
+	// One of the two instances did not make this offer.
+	if got := a.do("POST", path, "", "WebHook-Allowed-Rate", "600"); got.Status != http.StatusOK || !strings.Contains(got.Body, name) {
+		t.Fatalf("%d %s", got.Status, got.Body)
+	}
+	eventually(t, "the events come", func() bool { return posts.Load() == 3 })
+	for _, g := range []*running{a, b} {
+		eventually(t, "both know", func() bool {
+			e, err := g.endpoints().GetEndpoint(t.Context(), &posternv1.GetEndpointRequest{Name: name})
+			return err == nil && e.GetState() == posternv1.EndpointState_ENDPOINT_STATE_ACTIVE
+		})
+		if got := g.do("GET", path, ""); got.Status != http.StatusNotFound {
+			t.Errorf("the link works twice: %d %s", got.Status, got.Body)
+		}
+	}
 }

@@ -159,6 +159,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 			{Pattern: "GET /v1/topics/{topic}/events", Handle: tails.Events, Stream: always},
 			{Pattern: "GET /asyncapi.json", Handle: tails.AsyncAPI},
 			{Pattern: "GET /v1/subscriptions/{name}/events", Handle: subscriber.Events, Stream: always},
+			{Pattern: "GET /v1/endpoints/{name}/consent", Handle: pushed.Consent},
+			{Pattern: "POST /v1/endpoints/{name}/consent", Handle: pushed.Consent},
 			{Pattern: "GET /.well-known/jwks.json", Handle: g.serveKeys},
 			{Pattern: "GET /.well-known/openid-configuration", Handle: g.serveDiscovery},
 		},

@@ -184,6 +184,18 @@ func (t *Telemetry) trace(ctx context.Context, o Options, about *resource.Resour
 // Sample decides whether a trace that begins now is recorded, by Root.
 func (t *Telemetry) Sample() bool { return t.ratio > 0 && rand.Float64() < t.ratio }
 
+// For is the tracer of work with this parent; nil where a span would not be
+// recorded, because its parent is not, or Sample did not choose it.
+func (t *Telemetry) For(parent trace.SpanContext) trace.Tracer {
+	switch {
+	case parent.IsSampled():
+		return t.Tracer
+	case !parent.IsValid() && t.Sample():
+		return t.Root
+	}
+	return nil
+}
+
 func (t *Telemetry) measure(ctx context.Context, o Options, about *resource.Resource) error {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(about)}
 	if o.Prometheus == nil || *o.Prometheus {

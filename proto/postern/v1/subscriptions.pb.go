@@ -258,6 +258,8 @@ const (
 	WebhookMode_WEBHOOK_MODE_BINARY WebhookMode = 1
 	// One JSON document.
 	WebhookMode_WEBHOOK_MODE_STRUCTURED WebhookMode = 2
+	// An array of them, for endpoints that ask for it.
+	WebhookMode_WEBHOOK_MODE_BATCH WebhookMode = 3
 )
 
 // Enum value maps for WebhookMode.
@@ -266,11 +268,13 @@ var (
 		0: "WEBHOOK_MODE_UNSPECIFIED",
 		1: "WEBHOOK_MODE_BINARY",
 		2: "WEBHOOK_MODE_STRUCTURED",
+		3: "WEBHOOK_MODE_BATCH",
 	}
 	WebhookMode_value = map[string]int32{
 		"WEBHOOK_MODE_UNSPECIFIED": 0,
 		"WEBHOOK_MODE_BINARY":      1,
 		"WEBHOOK_MODE_STRUCTURED":  2,
+		"WEBHOOK_MODE_BATCH":       3,
 	}
 )
 
@@ -645,7 +649,7 @@ const (
 	CauseKind_CAUSE_KIND_METADATA_FULL CauseKind = 7
 	// As many events are held as memory allows.
 	CauseKind_CAUSE_KIND_TRACKER_FULL CauseKind = 8
-	// The endpoint asked for less, or is being probed.
+	// The endpoint asked to be left alone for a while.
 	CauseKind_CAUSE_KIND_ENDPOINT_THROTTLED CauseKind = 9
 	// The endpoint is disabled until somebody enables it.
 	CauseKind_CAUSE_KIND_ENDPOINT_DISABLED CauseKind = 10
@@ -669,6 +673,8 @@ const (
 	CauseKind_CAUSE_KIND_NEWER_FORMAT CauseKind = 20
 	// Events wait for their next attempt, in memory or in a delay tier.
 	CauseKind_CAUSE_KIND_RETRYING CauseKind = 21
+	// The endpoint is broken, and probed from time to time, or has not consented yet.
+	CauseKind_CAUSE_KIND_ENDPOINT_OPEN CauseKind = 22
 )
 
 // Enum value maps for CauseKind.
@@ -696,6 +702,7 @@ var (
 		19: "CAUSE_KIND_RETENTION_PASSED",
 		20: "CAUSE_KIND_NEWER_FORMAT",
 		21: "CAUSE_KIND_RETRYING",
+		22: "CAUSE_KIND_ENDPOINT_OPEN",
 	}
 	CauseKind_value = map[string]int32{
 		"CAUSE_KIND_UNSPECIFIED":         0,
@@ -720,6 +727,7 @@ var (
 		"CAUSE_KIND_RETENTION_PASSED":    19,
 		"CAUSE_KIND_NEWER_FORMAT":        20,
 		"CAUSE_KIND_RETRYING":            21,
+		"CAUSE_KIND_ENDPOINT_OPEN":       22,
 	}
 )
 
@@ -782,6 +790,9 @@ type Subscription struct {
 	OnFilterError OnFilterError `protobuf:"varint,12,opt,name=on_filter_error,json=onFilterError,proto3,enum=postern.v1.OnFilterError" json:"on_filter_error,omitempty"`
 	// Pushes the events to an HTTP endpoint.
 	Webhook *Webhook `protobuf:"bytes,13,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	// Calls an application with the events, over gRPC. A subscription has a webhook,
+	// this, or neither.
+	Push *Push `protobuf:"bytes,23,opt,name=push,proto3" json:"push,omitempty"`
 	// Free words of yours, shown wherever the subscription is. At most 64, each name
 	// and value at most 256 bytes.
 	Labels map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -919,6 +930,13 @@ func (x *Subscription) GetOnFilterError() OnFilterError {
 func (x *Subscription) GetWebhook() *Webhook {
 	if x != nil {
 		return x.Webhook
+	}
+	return nil
+}
+
+func (x *Subscription) GetPush() *Push {
+	if x != nil {
+		return x.Push
 	}
 	return nil
 }
@@ -1391,7 +1409,7 @@ type Webhook struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// How many requests may be under way. Default 64.
 	Concurrency int32 `protobuf:"varint,5,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// Sent with each request, for example Authorization.
+	// Sent with each request, for example X-Api-Key.
 	Headers map[string]*SecretReference `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Permits a plain http: URL. This and the two below are allowed only as far as
 	// the gateway's configuration allows them to the API (`subscriptions_api`).
@@ -1401,7 +1419,34 @@ type Webhook struct {
 	// Permits further address ranges that are refused by default, such as 10.0.0.0/8.
 	AllowCidrs []string `protobuf:"bytes,9,rep,name=allow_cidrs,json=allowCidrs,proto3" json:"allow_cidrs,omitempty"`
 	// How the endpoint is shown events. Default RAW.
-	View          View `protobuf:"varint,10,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
+	View View `protobuf:"varint,10,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
+	// Keys with the times between which they sign, beside `secrets`: a rotation that
+	// ends by itself.
+	Keys []*SigningKey `protobuf:"bytes,11,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Signs v1a with the gateway's own keys too, which its /.well-known/jwks.json
+	// publishes. The gateway's operator provides them (`webhooks.signing_keys`).
+	Asymmetric bool `protobuf:"varint,12,opt,name=asymmetric,proto3" json:"asymmetric,omitempty"`
+	// Bounds the batches of mode BATCH.
+	Batch *PushBatch `protobuf:"bytes,13,opt,name=batch,proto3" json:"batch,omitempty"`
+	// Asks the endpoint for its consent before anything is sent.
+	Handshake *Handshake `protobuf:"bytes,14,opt,name=handshake,proto3" json:"handshake,omitempty"`
+	// What answers mean where that is not the usual: a status (`409`), a range
+	// (`500-502`), a class (`4xx`), or `timeout`, `dns`, `tls`, `refused`, `reset`; to `ack`,
+	// `retry`, `throttle`, `reject`, `drop` or `disable`. The more exact key wins.
+	Outcomes map[string]string `protobuf:"bytes,15,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Bounds connecting. Default 5 s.
+	ConnectTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"`
+	// Bounds the TLS handshake. Default 5 s.
+	TlsTimeout *durationpb.Duration `protobuf:"bytes,17,opt,name=tls_timeout,json=tlsTimeout,proto3" json:"tls_timeout,omitempty"`
+	// The most requests a second. Default: no limit.
+	RequestsPerSecond float64 `protobuf:"fixed64,18,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// How long no request may succeed before the endpoint is disabled. Default 120 h;
+	// negative: never.
+	DisableAfter *durationpb.Duration `protobuf:"bytes,19,opt,name=disable_after,json=disableAfter,proto3" json:"disable_after,omitempty"`
+	// How the gateway proves itself in the Authorization header.
+	Auth *WebhookAuth `protobuf:"bytes,20,opt,name=auth,proto3" json:"auth,omitempty"`
+	// Certificates to trust, and the gateway's own.
+	Tls           *PushTLS `protobuf:"bytes,21,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1506,6 +1551,790 @@ func (x *Webhook) GetView() View {
 	return View_VIEW_UNSPECIFIED
 }
 
+func (x *Webhook) GetKeys() []*SigningKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Webhook) GetAsymmetric() bool {
+	if x != nil {
+		return x.Asymmetric
+	}
+	return false
+}
+
+func (x *Webhook) GetBatch() *PushBatch {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *Webhook) GetHandshake() *Handshake {
+	if x != nil {
+		return x.Handshake
+	}
+	return nil
+}
+
+func (x *Webhook) GetOutcomes() map[string]string {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *Webhook) GetConnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ConnectTimeout
+	}
+	return nil
+}
+
+func (x *Webhook) GetTlsTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.TlsTimeout
+	}
+	return nil
+}
+
+func (x *Webhook) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Webhook) GetDisableAfter() *durationpb.Duration {
+	if x != nil {
+		return x.DisableAfter
+	}
+	return nil
+}
+
+func (x *Webhook) GetAuth() *WebhookAuth {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+func (x *Webhook) GetTls() *PushTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// SigningKey signs while it is valid.
+type SigningKey struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Secret *SecretReference       `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Default: always.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Default: never.
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKey) Reset() {
+	*x = SigningKey{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKey) ProtoMessage() {}
+
+func (x *SigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
+func (*SigningKey) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SigningKey) GetSecret() *SecretReference {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *SigningKey) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *SigningKey) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+// PushBatch says how many events go together.
+type PushBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default 100, at most 10,000.
+	MaxEvents int32 `protobuf:"varint,1,opt,name=max_events,json=maxEvents,proto3" json:"max_events,omitempty"`
+	// Of keys, values and headers. Default 256 KiB, at most 16 MiB. A larger event goes alone.
+	MaxBytes int64 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// How long an event waits for others. Default 100 ms, at most 1 min.
+	MaxWait       *durationpb.Duration `protobuf:"bytes,3,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushBatch) Reset() {
+	*x = PushBatch{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushBatch) ProtoMessage() {}
+
+func (x *PushBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushBatch.ProtoReflect.Descriptor instead.
+func (*PushBatch) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PushBatch) GetMaxEvents() int32 {
+	if x != nil {
+		return x.MaxEvents
+	}
+	return 0
+}
+
+func (x *PushBatch) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *PushBatch) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+// Handshake is the abuse protection of the CloudEvents webhook specification.
+type Handshake struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The DNS name the gateway is known by.
+	Origin string `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// How many requests a minute are asked for. Default: none is named.
+	RequestRate int32 `protobuf:"varint,2,opt,name=request_rate,json=requestRate,proto3" json:"request_rate,omitempty"`
+	// How often consent is asked for again. 1 min to 30 days, default 24 h.
+	Revalidate *durationpb.Duration `protobuf:"bytes,3,opt,name=revalidate,proto3" json:"revalidate,omitempty"`
+	// Offers the endpoint a URL of the gateway's at which it, or a person, may
+	// consent later (WebHook-Request-Callback). The gateway's operator says where that
+	// is (`webhooks.callback_url`).
+	Callback      bool `protobuf:"varint,4,opt,name=callback,proto3" json:"callback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handshake) Reset() {
+	*x = Handshake{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handshake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handshake) ProtoMessage() {}
+
+func (x *Handshake) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handshake.ProtoReflect.Descriptor instead.
+func (*Handshake) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Handshake) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Handshake) GetRequestRate() int32 {
+	if x != nil {
+		return x.RequestRate
+	}
+	return 0
+}
+
+func (x *Handshake) GetRevalidate() *durationpb.Duration {
+	if x != nil {
+		return x.Revalidate
+	}
+	return nil
+}
+
+func (x *Handshake) GetCallback() bool {
+	if x != nil {
+		return x.Callback
+	}
+	return false
+}
+
+// WebhookAuth is one way for the gateway to prove itself to an endpoint.
+type WebhookAuth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Way:
+	//
+	//	*WebhookAuth_Basic
+	//	*WebhookAuth_Bearer
+	//	*WebhookAuth_Oauth2
+	//	*WebhookAuth_Jwt
+	Way           isWebhookAuth_Way `protobuf_oneof:"way"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookAuth) Reset() {
+	*x = WebhookAuth{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookAuth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookAuth) ProtoMessage() {}
+
+func (x *WebhookAuth) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookAuth.ProtoReflect.Descriptor instead.
+func (*WebhookAuth) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WebhookAuth) GetWay() isWebhookAuth_Way {
+	if x != nil {
+		return x.Way
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetBasic() *BasicAuth {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Basic); ok {
+			return x.Basic
+		}
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetBearer() *SecretReference {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Bearer); ok {
+			return x.Bearer
+		}
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetOauth2() *OAuth2 {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Oauth2); ok {
+			return x.Oauth2
+		}
+	}
+	return nil
+}
+
+func (x *WebhookAuth) GetJwt() *MintedToken {
+	if x != nil {
+		if x, ok := x.Way.(*WebhookAuth_Jwt); ok {
+			return x.Jwt
+		}
+	}
+	return nil
+}
+
+type isWebhookAuth_Way interface {
+	isWebhookAuth_Way()
+}
+
+type WebhookAuth_Basic struct {
+	Basic *BasicAuth `protobuf:"bytes,1,opt,name=basic,proto3,oneof"`
+}
+
+type WebhookAuth_Bearer struct {
+	// A token that is sent as it is.
+	Bearer *SecretReference `protobuf:"bytes,2,opt,name=bearer,proto3,oneof"`
+}
+
+type WebhookAuth_Oauth2 struct {
+	Oauth2 *OAuth2 `protobuf:"bytes,3,opt,name=oauth2,proto3,oneof"`
+}
+
+type WebhookAuth_Jwt struct {
+	// A token that the gateway mints; its keys are at /.well-known/jwks.json.
+	Jwt *MintedToken `protobuf:"bytes,4,opt,name=jwt,proto3,oneof"`
+}
+
+func (*WebhookAuth_Basic) isWebhookAuth_Way() {}
+
+func (*WebhookAuth_Bearer) isWebhookAuth_Way() {}
+
+func (*WebhookAuth_Oauth2) isWebhookAuth_Way() {}
+
+func (*WebhookAuth_Jwt) isWebhookAuth_Way() {}
+
+type BasicAuth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	Password      *SecretReference       `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BasicAuth) Reset() {
+	*x = BasicAuth{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BasicAuth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BasicAuth) ProtoMessage() {}
+
+func (x *BasicAuth) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BasicAuth.ProtoReflect.Descriptor instead.
+func (*BasicAuth) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BasicAuth) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *BasicAuth) GetPassword() *SecretReference {
+	if x != nil {
+		return x.Password
+	}
+	return nil
+}
+
+// OAuth2 fetches tokens with the client credentials grant.
+type OAuth2 struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token endpoint. It is reached as the webhook is, and no otherwise.
+	TokenUrl     string           `protobuf:"bytes,1,opt,name=token_url,json=tokenUrl,proto3" json:"token_url,omitempty"`
+	ClientId     string           `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientSecret *SecretReference `protobuf:"bytes,3,opt,name=client_secret,json=clientSecret,proto3" json:"client_secret,omitempty"`
+	Scopes       []string         `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Sent as the parameter `audience`, which some servers ask for.
+	Audience string `protobuf:"bytes,5,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Where the client's secret goes: `header` (default) or `body`.
+	AuthStyle     string `protobuf:"bytes,6,opt,name=auth_style,json=authStyle,proto3" json:"auth_style,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OAuth2) Reset() {
+	*x = OAuth2{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OAuth2) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OAuth2) ProtoMessage() {}
+
+func (x *OAuth2) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OAuth2.ProtoReflect.Descriptor instead.
+func (*OAuth2) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OAuth2) GetTokenUrl() string {
+	if x != nil {
+		return x.TokenUrl
+	}
+	return ""
+}
+
+func (x *OAuth2) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *OAuth2) GetClientSecret() *SecretReference {
+	if x != nil {
+		return x.ClientSecret
+	}
+	return nil
+}
+
+func (x *OAuth2) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *OAuth2) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *OAuth2) GetAuthStyle() string {
+	if x != nil {
+		return x.AuthStyle
+	}
+	return ""
+}
+
+// MintedToken says what a token says that the gateway mints.
+type MintedToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whom it is for. Of a webhook declared here it begins with the scheme and the host
+	// of the webhook's URL: a token for somebody else could be carried there.
+	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Default: the subscription, and of one declared here nothing else.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// 1 min to 24 h, default 5 min.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintedToken) Reset() {
+	*x = MintedToken{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintedToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintedToken) ProtoMessage() {}
+
+func (x *MintedToken) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintedToken.ProtoReflect.Descriptor instead.
+func (*MintedToken) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MintedToken) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *MintedToken) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *MintedToken) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+// PushTLS is how the gateway and an endpoint prove themselves with certificates.
+// All are PEM, and read again when they change.
+type PushTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificates to trust. Default: the gateway's system's.
+	Ca *SecretReference `protobuf:"bytes,1,opt,name=ca,proto3" json:"ca,omitempty"`
+	// The gateway's own certificate, and its key.
+	Certificate *SecretReference `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Key         *SecretReference `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Overrides the name checked in the endpoint's certificate.
+	ServerName    string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushTLS) Reset() {
+	*x = PushTLS{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushTLS) ProtoMessage() {}
+
+func (x *PushTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushTLS.ProtoReflect.Descriptor instead.
+func (*PushTLS) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PushTLS) GetCa() *SecretReference {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *PushTLS) GetCertificate() *SecretReference {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *PushTLS) GetKey() *SecretReference {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PushTLS) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+// Push calls an application with each event, or each batch, over gRPC: it serves
+// EventHandler, and its status settles the event.
+type Push struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the application's server: host:port. The gateway's operator says which are
+	// allowed here (`subscriptions_api.push_addresses`); without a word, none.
+	Address string   `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Tls     *PushTLS `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Bounds one attempt. Default 30 s, at most 10 min.
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How many calls may be under way. Default 64.
+	Concurrency int32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// The most calls a second. Default: no limit.
+	RequestsPerSecond float64 `protobuf:"fixed64,5,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// Sends events together, with HandleBatch. Absent: one by one.
+	Batch *PushBatch `protobuf:"bytes,6,opt,name=batch,proto3" json:"batch,omitempty"`
+	// How long no call may succeed before the application is disabled. Default: never.
+	DisableAfter *durationpb.Duration `protobuf:"bytes,7,opt,name=disable_after,json=disableAfter,proto3" json:"disable_after,omitempty"`
+	// Sent with each call.
+	Metadata      map[string]*SecretReference `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Push) Reset() {
+	*x = Push{}
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Push) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Push) ProtoMessage() {}
+
+func (x *Push) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Push.ProtoReflect.Descriptor instead.
+func (*Push) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Push) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Push) GetTls() *PushTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Push) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Push) GetConcurrency() int32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Push) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Push) GetBatch() *PushBatch {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *Push) GetDisableAfter() *durationpb.Duration {
+	if x != nil {
+		return x.DisableAfter
+	}
+	return nil
+}
+
+func (x *Push) GetMetadata() map[string]*SecretReference {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
 // SecretReference names a secret that the gateway's operator provides. The API
 // neither takes nor shows a secret itself.
 type SecretReference struct {
@@ -1520,7 +2349,7 @@ type SecretReference struct {
 
 func (x *SecretReference) Reset() {
 	*x = SecretReference{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +2361,7 @@ func (x *SecretReference) String() string {
 func (*SecretReference) ProtoMessage() {}
 
 func (x *SecretReference) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[6]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +2374,7 @@ func (x *SecretReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretReference.ProtoReflect.Descriptor instead.
 func (*SecretReference) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{6}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SecretReference) GetName() string {
@@ -1566,7 +2395,7 @@ type CreateSubscriptionRequest struct {
 
 func (x *CreateSubscriptionRequest) Reset() {
 	*x = CreateSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +2407,7 @@ func (x *CreateSubscriptionRequest) String() string {
 func (*CreateSubscriptionRequest) ProtoMessage() {}
 
 func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[7]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +2420,7 @@ func (x *CreateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{7}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateSubscriptionRequest) GetSubscription() *Subscription {
@@ -1617,7 +2446,7 @@ type GetSubscriptionRequest struct {
 
 func (x *GetSubscriptionRequest) Reset() {
 	*x = GetSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +2458,7 @@ func (x *GetSubscriptionRequest) String() string {
 func (*GetSubscriptionRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[8]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +2471,7 @@ func (x *GetSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{8}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSubscriptionRequest) GetName() string {
@@ -1668,7 +2497,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2509,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[9]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2522,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{9}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSubscriptionsRequest) GetPageSize() int32 {
@@ -1735,7 +2564,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +2576,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[10]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +2589,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{10}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -1793,7 +2622,7 @@ type UpdateSubscriptionRequest struct {
 
 func (x *UpdateSubscriptionRequest) Reset() {
 	*x = UpdateSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +2634,7 @@ func (x *UpdateSubscriptionRequest) String() string {
 func (*UpdateSubscriptionRequest) ProtoMessage() {}
 
 func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[11]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +2647,7 @@ func (x *UpdateSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{11}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateSubscriptionRequest) GetSubscription() *Subscription {
@@ -1853,7 +2682,7 @@ type DeleteSubscriptionRequest struct {
 
 func (x *DeleteSubscriptionRequest) Reset() {
 	*x = DeleteSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2694,7 @@ func (x *DeleteSubscriptionRequest) String() string {
 func (*DeleteSubscriptionRequest) ProtoMessage() {}
 
 func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[12]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2707,7 @@ func (x *DeleteSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{12}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteSubscriptionRequest) GetName() string {
@@ -1905,7 +2734,7 @@ type PauseSubscriptionRequest struct {
 
 func (x *PauseSubscriptionRequest) Reset() {
 	*x = PauseSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2746,7 @@ func (x *PauseSubscriptionRequest) String() string {
 func (*PauseSubscriptionRequest) ProtoMessage() {}
 
 func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[13]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2759,7 @@ func (x *PauseSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*PauseSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{13}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PauseSubscriptionRequest) GetName() string {
@@ -1957,7 +2786,7 @@ type ResumeSubscriptionRequest struct {
 
 func (x *ResumeSubscriptionRequest) Reset() {
 	*x = ResumeSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2798,7 @@ func (x *ResumeSubscriptionRequest) String() string {
 func (*ResumeSubscriptionRequest) ProtoMessage() {}
 
 func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[14]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2811,7 @@ func (x *ResumeSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*ResumeSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{14}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeSubscriptionRequest) GetName() string {
@@ -2021,7 +2850,7 @@ type SeekSubscriptionRequest struct {
 
 func (x *SeekSubscriptionRequest) Reset() {
 	*x = SeekSubscriptionRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2862,7 @@ func (x *SeekSubscriptionRequest) String() string {
 func (*SeekSubscriptionRequest) ProtoMessage() {}
 
 func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[15]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2875,7 @@ func (x *SeekSubscriptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionRequest.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{15}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SeekSubscriptionRequest) GetName() string {
@@ -2153,7 +2982,7 @@ type SeekPositions struct {
 
 func (x *SeekPositions) Reset() {
 	*x = SeekPositions{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2994,7 @@ func (x *SeekPositions) String() string {
 func (*SeekPositions) ProtoMessage() {}
 
 func (x *SeekPositions) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[16]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +3007,7 @@ func (x *SeekPositions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekPositions.ProtoReflect.Descriptor instead.
 func (*SeekPositions) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{16}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SeekPositions) GetPositions() []*Position {
@@ -2200,7 +3029,7 @@ type SeekCursor struct {
 
 func (x *SeekCursor) Reset() {
 	*x = SeekCursor{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +3041,7 @@ func (x *SeekCursor) String() string {
 func (*SeekCursor) ProtoMessage() {}
 
 func (x *SeekCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[17]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +3054,7 @@ func (x *SeekCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekCursor.ProtoReflect.Descriptor instead.
 func (*SeekCursor) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{17}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SeekCursor) GetTopic() string {
@@ -2256,7 +3085,7 @@ type SeekSubscriptionResponse struct {
 
 func (x *SeekSubscriptionResponse) Reset() {
 	*x = SeekSubscriptionResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +3097,7 @@ func (x *SeekSubscriptionResponse) String() string {
 func (*SeekSubscriptionResponse) ProtoMessage() {}
 
 func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[18]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +3110,7 @@ func (x *SeekSubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekSubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SeekSubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SeekSubscriptionResponse) GetSubscription() *Subscription {
@@ -2332,7 +3161,7 @@ type SeekPartition struct {
 
 func (x *SeekPartition) Reset() {
 	*x = SeekPartition{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +3173,7 @@ func (x *SeekPartition) String() string {
 func (*SeekPartition) ProtoMessage() {}
 
 func (x *SeekPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[19]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +3186,7 @@ func (x *SeekPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekPartition.ProtoReflect.Descriptor instead.
 func (*SeekPartition) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SeekPartition) GetTopic() string {
@@ -2424,7 +3253,7 @@ type ReplayEventsRequest struct {
 
 func (x *ReplayEventsRequest) Reset() {
 	*x = ReplayEventsRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +3265,7 @@ func (x *ReplayEventsRequest) String() string {
 func (*ReplayEventsRequest) ProtoMessage() {}
 
 func (x *ReplayEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[20]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +3278,7 @@ func (x *ReplayEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayEventsRequest.ProtoReflect.Descriptor instead.
 func (*ReplayEventsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReplayEventsRequest) GetName() string {
@@ -2533,7 +3362,7 @@ type DeadLetterFilter struct {
 
 func (x *DeadLetterFilter) Reset() {
 	*x = DeadLetterFilter{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +3374,7 @@ func (x *DeadLetterFilter) String() string {
 func (*DeadLetterFilter) ProtoMessage() {}
 
 func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[21]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +3387,7 @@ func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterFilter.ProtoReflect.Descriptor instead.
 func (*DeadLetterFilter) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeadLetterFilter) GetAfter() *timestamppb.Timestamp {
@@ -2657,7 +3486,7 @@ type RedriveDeadLettersRequest struct {
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +3498,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[22]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +3511,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RedriveDeadLettersRequest) GetName() string {
@@ -2744,7 +3573,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +3585,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[23]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +3598,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListDeadLettersRequest) GetName() string {
@@ -2824,7 +3653,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3665,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[24]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3678,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetteredEvent {
@@ -2876,7 +3705,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3717,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[25]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3730,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetDeadLetterRequest) GetName() string {
@@ -2953,7 +3782,7 @@ type DeadLetteredEvent struct {
 
 func (x *DeadLetteredEvent) Reset() {
 	*x = DeadLetteredEvent{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3794,7 @@ func (x *DeadLetteredEvent) String() string {
 func (*DeadLetteredEvent) ProtoMessage() {}
 
 func (x *DeadLetteredEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[26]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3807,7 @@ func (x *DeadLetteredEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetteredEvent.ProtoReflect.Descriptor instead.
 func (*DeadLetteredEvent) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeadLetteredEvent) GetId() string {
@@ -3092,7 +3921,7 @@ type PurgeDeadLettersRequest struct {
 
 func (x *PurgeDeadLettersRequest) Reset() {
 	*x = PurgeDeadLettersRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3933,7 @@ func (x *PurgeDeadLettersRequest) String() string {
 func (*PurgeDeadLettersRequest) ProtoMessage() {}
 
 func (x *PurgeDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[27]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3946,7 @@ func (x *PurgeDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{27}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PurgeDeadLettersRequest) GetName() string {
@@ -3181,7 +4010,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +4022,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[28]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +4035,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{28}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Job) GetId() string {
@@ -3380,7 +4209,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +4221,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[29]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3405,7 +4234,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -3434,7 +4263,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3446,7 +4275,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[30]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3459,7 +4288,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListJobsRequest) GetName() string {
@@ -3493,7 +4322,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +4334,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[31]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +4347,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{31}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -3545,7 +4374,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3557,7 +4386,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[32]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3570,7 +4399,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{32}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -3596,7 +4425,7 @@ type GetSubscriptionStatusRequest struct {
 
 func (x *GetSubscriptionStatusRequest) Reset() {
 	*x = GetSubscriptionStatusRequest{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +4437,7 @@ func (x *GetSubscriptionStatusRequest) String() string {
 func (*GetSubscriptionStatusRequest) ProtoMessage() {}
 
 func (x *GetSubscriptionStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[33]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +4450,7 @@ func (x *GetSubscriptionStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSubscriptionStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetSubscriptionStatusRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{33}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetSubscriptionStatusRequest) GetName() string {
@@ -3658,7 +4487,7 @@ type SubscriptionStatus struct {
 
 func (x *SubscriptionStatus) Reset() {
 	*x = SubscriptionStatus{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3670,7 +4499,7 @@ func (x *SubscriptionStatus) String() string {
 func (*SubscriptionStatus) ProtoMessage() {}
 
 func (x *SubscriptionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[34]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3683,7 +4512,7 @@ func (x *SubscriptionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionStatus.ProtoReflect.Descriptor instead.
 func (*SubscriptionStatus) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{34}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SubscriptionStatus) GetName() string {
@@ -3781,7 +4610,7 @@ type Cause struct {
 
 func (x *Cause) Reset() {
 	*x = Cause{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +4622,7 @@ func (x *Cause) String() string {
 func (*Cause) ProtoMessage() {}
 
 func (x *Cause) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[35]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +4635,7 @@ func (x *Cause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cause.ProtoReflect.Descriptor instead.
 func (*Cause) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{35}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Cause) GetKind() CauseKind {
@@ -3879,7 +4708,7 @@ type PartitionStatus struct {
 
 func (x *PartitionStatus) Reset() {
 	*x = PartitionStatus{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +4720,7 @@ func (x *PartitionStatus) String() string {
 func (*PartitionStatus) ProtoMessage() {}
 
 func (x *PartitionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[36]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +4733,7 @@ func (x *PartitionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionStatus.ProtoReflect.Descriptor instead.
 func (*PartitionStatus) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{36}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PartitionStatus) GetTopic() string {
@@ -4026,7 +4855,7 @@ type BlockedKey struct {
 
 func (x *BlockedKey) Reset() {
 	*x = BlockedKey{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4867,7 @@ func (x *BlockedKey) String() string {
 func (*BlockedKey) ProtoMessage() {}
 
 func (x *BlockedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[37]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4880,7 @@ func (x *BlockedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockedKey.ProtoReflect.Descriptor instead.
 func (*BlockedKey) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{37}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BlockedKey) GetKey() []byte {
@@ -4121,7 +4950,7 @@ type AttachedConsumer struct {
 
 func (x *AttachedConsumer) Reset() {
 	*x = AttachedConsumer{}
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4133,7 +4962,7 @@ func (x *AttachedConsumer) String() string {
 func (*AttachedConsumer) ProtoMessage() {}
 
 func (x *AttachedConsumer) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriptions_proto_msgTypes[38]
+	mi := &file_postern_v1_subscriptions_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4146,7 +4975,7 @@ func (x *AttachedConsumer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedConsumer.ProtoReflect.Descriptor instead.
 func (*AttachedConsumer) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{38}
+	return file_postern_v1_subscriptions_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AttachedConsumer) GetClientId() string {
@@ -4189,7 +5018,7 @@ var File_postern_v1_subscriptions_proto protoreflect.FileDescriptor
 const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\n" +
 	"\x1epostern/v1/subscriptions.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\xf8\b\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16postern/v1/event.proto\"\x9e\t\n" +
 	"\fSubscription\x12@\n" +
 	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^[a-z0-9]([a-z0-9.-]{0,98}[a-z0-9])?$R\x04name\x12?\n" +
 	"\x06topics\x18\x02 \x03(\tB'\xbaH$\x92\x01!\x10d\x18\x01\"\x1br\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x06topics\x12/\n" +
@@ -4204,7 +5033,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"deadLetter\x12*\n" +
 	"\x06filter\x18\v \x01(\v2\x12.postern.v1.FilterR\x06filter\x12K\n" +
 	"\x0fon_filter_error\x18\f \x01(\x0e2\x19.postern.v1.OnFilterErrorB\b\xbaH\x05\x82\x01\x02\x10\x01R\ronFilterError\x12-\n" +
-	"\awebhook\x18\r \x01(\v2\x13.postern.v1.WebhookR\awebhook\x12V\n" +
+	"\awebhook\x18\r \x01(\v2\x13.postern.v1.WebhookR\awebhook\x12$\n" +
+	"\x04push\x18\x17 \x01(\v2\x10.postern.v1.PushR\x04push\x12V\n" +
 	"\x06labels\x18\t \x03(\v2$.postern.v1.Subscription.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10@\"\ar\x05\x10\x01(\x80\x02*\x05r\x03(\x80\x02R\x06labels\x12\x1b\n" +
 	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02(@R\x04etag\x12\x1e\n" +
 	"\n" +
@@ -4270,7 +5100,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x03all\n" +
 	"\x03any\n" +
 	"\x03not\n" +
-	"\x03sql\x10\x01\"\xd1\x04\n" +
+	"\x03sql\x10\x01\"\x8a\n" +
+	"\n" +
 	"\aWebhook\x12\x1c\n" +
 	"\x03url\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80\x10R\x03url\x12?\n" +
@@ -4288,8 +5119,95 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\vallow_cidrs\x18\t \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\n" +
 	"allowCidrs\x12.\n" +
 	"\x04view\x18\n" +
-	" \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\x1aW\n" +
+	" \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\x124\n" +
+	"\x04keys\x18\v \x03(\v2\x16.postern.v1.SigningKeyB\b\xbaH\x05\x92\x01\x02\x10\n" +
+	"R\x04keys\x12\x1e\n" +
+	"\n" +
+	"asymmetric\x18\f \x01(\bR\n" +
+	"asymmetric\x12+\n" +
+	"\x05batch\x18\r \x01(\v2\x15.postern.v1.PushBatchR\x05batch\x123\n" +
+	"\thandshake\x18\x0e \x01(\v2\x15.postern.v1.HandshakeR\thandshake\x12G\n" +
+	"\boutcomes\x18\x0f \x03(\v2!.postern.v1.Webhook.OutcomesEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\boutcomes\x12Q\n" +
+	"\x0fconnect_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\x0econnectTimeout\x12I\n" +
+	"\vtls_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\n" +
+	"tlsTimeout\x12G\n" +
+	"\x13requests_per_second\x18\x12 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x12>\n" +
+	"\rdisable_after\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\fdisableAfter\x12+\n" +
+	"\x04auth\x18\x14 \x01(\v2\x17.postern.v1.WebhookAuthR\x04auth\x12%\n" +
+	"\x03tls\x18\x15 \x01(\v2\x13.postern.v1.PushTLSR\x03tls\x1aW\n" +
 	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\x05value:\x028\x01\x1a;\n" +
+	"\rOutcomesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x01\n" +
+	"\n" +
+	"SigningKey\x12;\n" +
+	"\x06secret\x18\x01 \x01(\v2\x1b.postern.v1.SecretReferenceB\x06\xbaH\x03\xc8\x01\x01R\x06secret\x129\n" +
+	"\n" +
+	"not_before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
+	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xa5\x01\n" +
+	"\tPushBatch\x12)\n" +
+	"\n" +
+	"max_events\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\tmaxEvents\x12)\n" +
+	"\tmax_bytes\x18\x02 \x01(\x03B\f\xbaH\t\"\a\x18\x80\x80\x80\b(\x00R\bmaxBytes\x12B\n" +
+	"\bmax_wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\amaxWait\"\xc2\x01\n" +
+	"\tHandshake\x12\"\n" +
+	"\x06origin\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\xfd\x01R\x06origin\x120\n" +
+	"\frequest_rate\x18\x02 \x01(\x05B\r\xbaH\n" +
+	"\x1a\b\x18\x80\x94\xeb\xdc\x03(\x00R\vrequestRate\x12C\n" +
+	"\n" +
+	"revalidate\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
+	"revalidate\x12\x1a\n" +
+	"\bcallback\x18\x04 \x01(\bR\bcallback\"\xdc\x01\n" +
+	"\vWebhookAuth\x12-\n" +
+	"\x05basic\x18\x01 \x01(\v2\x15.postern.v1.BasicAuthH\x00R\x05basic\x125\n" +
+	"\x06bearer\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceH\x00R\x06bearer\x12,\n" +
+	"\x06oauth2\x18\x03 \x01(\v2\x12.postern.v1.OAuth2H\x00R\x06oauth2\x12+\n" +
+	"\x03jwt\x18\x04 \x01(\v2\x17.postern.v1.MintedTokenH\x00R\x03jwtB\f\n" +
+	"\x03way\x12\x05\xbaH\x02\b\x01\"l\n" +
+	"\tBasicAuth\x12&\n" +
+	"\busername\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x02R\busername\x127\n" +
+	"\bpassword\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\bpassword\"\xab\x02\n" +
+	"\x06OAuth2\x12'\n" +
+	"\ttoken_url\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x10R\btokenUrl\x12'\n" +
+	"\tclient_id\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x04R\bclientId\x12H\n" +
+	"\rclient_secret\x18\x03 \x01(\v2\x1b.postern.v1.SecretReferenceB\x06\xbaH\x03\xc8\x01\x01R\fclientSecret\x12)\n" +
+	"\x06scopes\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01(\x80\x02R\x06scopes\x12$\n" +
+	"\baudience\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\baudience\x124\n" +
+	"\n" +
+	"auth_style\x18\x06 \x01(\tB\x15\xbaH\x12r\x10R\x00R\x06headerR\x04bodyR\tauthStyle\"\x9a\x01\n" +
+	"\vMintedToken\x12&\n" +
+	"\baudience\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x10R\baudience\x12\"\n" +
+	"\asubject\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\asubject\x12?\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\blifetime\"\xcf\x01\n" +
+	"\aPushTLS\x12+\n" +
+	"\x02ca\x18\x01 \x01(\v2\x1b.postern.v1.SecretReferenceR\x02ca\x12=\n" +
+	"\vcertificate\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\vcertificate\x12-\n" +
+	"\x03key\x18\x03 \x01(\v2\x1b.postern.v1.SecretReferenceR\x03key\x12)\n" +
+	"\vserver_name\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\xfd\x01R\n" +
+	"serverName\"\x9b\x04\n" +
+	"\x04Push\x12$\n" +
+	"\aaddress\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\x04R\aaddress\x12%\n" +
+	"\x03tls\x18\x02 \x01(\v2\x13.postern.v1.PushTLSR\x03tls\x12B\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\atimeout\x12,\n" +
+	"\vconcurrency\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\vconcurrency\x12G\n" +
+	"\x13requests_per_second\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x12+\n" +
+	"\x05batch\x18\x06 \x01(\v2\x15.postern.v1.PushBatchR\x05batch\x12>\n" +
+	"\rdisable_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\fdisableAfter\x12D\n" +
+	"\bmetadata\x18\b \x03(\v2\x1e.postern.v1.Push.MetadataEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\bmetadata\x1aX\n" +
+	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\x05value:\x028\x01\"T\n" +
 	"\x0fSecretReference\x12A\n" +
@@ -4543,11 +5461,12 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\rOnFilterError\x12\x1f\n" +
 	"\x1bON_FILTER_ERROR_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bON_FILTER_ERROR_DEAD_LETTER\x10\x01\x12\x18\n" +
-	"\x14ON_FILTER_ERROR_SKIP\x10\x02*a\n" +
+	"\x14ON_FILTER_ERROR_SKIP\x10\x02*y\n" +
 	"\vWebhookMode\x12\x1c\n" +
 	"\x18WEBHOOK_MODE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13WEBHOOK_MODE_BINARY\x10\x01\x12\x1b\n" +
-	"\x17WEBHOOK_MODE_STRUCTURED\x10\x02*T\n" +
+	"\x17WEBHOOK_MODE_STRUCTURED\x10\x02\x12\x16\n" +
+	"\x12WEBHOOK_MODE_BATCH\x10\x03*T\n" +
 	"\n" +
 	"DeclaredIn\x12\x1b\n" +
 	"\x17DECLARED_IN_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -4579,7 +5498,7 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x17SUBSCRIPTION_STATE_IDLE\x10\x02\x12\x1d\n" +
 	"\x19SUBSCRIPTION_STATE_PAUSED\x10\x03\x12\"\n" +
 	"\x1eSUBSCRIPTION_STATE_REBALANCING\x10\x04\x12\x1e\n" +
-	"\x1aSUBSCRIPTION_STATE_STOPPED\x10\x05*\x91\x05\n" +
+	"\x1aSUBSCRIPTION_STATE_STOPPED\x10\x05*\xaf\x05\n" +
 	"\tCauseKind\x12\x1a\n" +
 	"\x16CAUSE_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCAUSE_KIND_NONE\x10\x01\x12\x15\n" +
@@ -4603,7 +5522,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x18CAUSE_KIND_POSITION_LOST\x10\x12\x12\x1f\n" +
 	"\x1bCAUSE_KIND_RETENTION_PASSED\x10\x13\x12\x1b\n" +
 	"\x17CAUSE_KIND_NEWER_FORMAT\x10\x14\x12\x17\n" +
-	"\x13CAUSE_KIND_RETRYING\x10\x152\xe7\x10\n" +
+	"\x13CAUSE_KIND_RETRYING\x10\x15\x12\x1c\n" +
+	"\x18CAUSE_KIND_ENDPOINT_OPEN\x10\x162\xe7\x10\n" +
 	"\rSubscriptions\x12~\n" +
 	"\x12CreateSubscription\x12%.postern.v1.CreateSubscriptionRequest\x1a\x18.postern.v1.Subscription\"'\x82\xd3\xe4\x93\x02!:\fsubscription\"\x11/v1/subscriptions\x12q\n" +
 	"\x0fGetSubscription\x12\".postern.v1.GetSubscriptionRequest\x1a\x18.postern.v1.Subscription\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/subscriptions/{name}\x12{\n" +
@@ -4636,7 +5556,7 @@ func file_postern_v1_subscriptions_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_subscriptions_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_postern_v1_subscriptions_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_postern_v1_subscriptions_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_postern_v1_subscriptions_proto_goTypes = []any{
 	(Order)(0),                           // 0: postern.v1.Order
 	(Edge)(0),                            // 1: postern.v1.Edge
@@ -4656,179 +5576,221 @@ var file_postern_v1_subscriptions_proto_goTypes = []any{
 	(*DeadLetter)(nil),                   // 15: postern.v1.DeadLetter
 	(*Filter)(nil),                       // 16: postern.v1.Filter
 	(*Webhook)(nil),                      // 17: postern.v1.Webhook
-	(*SecretReference)(nil),              // 18: postern.v1.SecretReference
-	(*CreateSubscriptionRequest)(nil),    // 19: postern.v1.CreateSubscriptionRequest
-	(*GetSubscriptionRequest)(nil),       // 20: postern.v1.GetSubscriptionRequest
-	(*ListSubscriptionsRequest)(nil),     // 21: postern.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil),    // 22: postern.v1.ListSubscriptionsResponse
-	(*UpdateSubscriptionRequest)(nil),    // 23: postern.v1.UpdateSubscriptionRequest
-	(*DeleteSubscriptionRequest)(nil),    // 24: postern.v1.DeleteSubscriptionRequest
-	(*PauseSubscriptionRequest)(nil),     // 25: postern.v1.PauseSubscriptionRequest
-	(*ResumeSubscriptionRequest)(nil),    // 26: postern.v1.ResumeSubscriptionRequest
-	(*SeekSubscriptionRequest)(nil),      // 27: postern.v1.SeekSubscriptionRequest
-	(*SeekPositions)(nil),                // 28: postern.v1.SeekPositions
-	(*SeekCursor)(nil),                   // 29: postern.v1.SeekCursor
-	(*SeekSubscriptionResponse)(nil),     // 30: postern.v1.SeekSubscriptionResponse
-	(*SeekPartition)(nil),                // 31: postern.v1.SeekPartition
-	(*ReplayEventsRequest)(nil),          // 32: postern.v1.ReplayEventsRequest
-	(*DeadLetterFilter)(nil),             // 33: postern.v1.DeadLetterFilter
-	(*RedriveDeadLettersRequest)(nil),    // 34: postern.v1.RedriveDeadLettersRequest
-	(*ListDeadLettersRequest)(nil),       // 35: postern.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),      // 36: postern.v1.ListDeadLettersResponse
-	(*GetDeadLetterRequest)(nil),         // 37: postern.v1.GetDeadLetterRequest
-	(*DeadLetteredEvent)(nil),            // 38: postern.v1.DeadLetteredEvent
-	(*PurgeDeadLettersRequest)(nil),      // 39: postern.v1.PurgeDeadLettersRequest
-	(*Job)(nil),                          // 40: postern.v1.Job
-	(*GetJobRequest)(nil),                // 41: postern.v1.GetJobRequest
-	(*ListJobsRequest)(nil),              // 42: postern.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),             // 43: postern.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),             // 44: postern.v1.CancelJobRequest
-	(*GetSubscriptionStatusRequest)(nil), // 45: postern.v1.GetSubscriptionStatusRequest
-	(*SubscriptionStatus)(nil),           // 46: postern.v1.SubscriptionStatus
-	(*Cause)(nil),                        // 47: postern.v1.Cause
-	(*PartitionStatus)(nil),              // 48: postern.v1.PartitionStatus
-	(*BlockedKey)(nil),                   // 49: postern.v1.BlockedKey
-	(*AttachedConsumer)(nil),             // 50: postern.v1.AttachedConsumer
-	nil,                                  // 51: postern.v1.Subscription.LabelsEntry
-	nil,                                  // 52: postern.v1.Filter.ExactEntry
-	nil,                                  // 53: postern.v1.Filter.PrefixEntry
-	nil,                                  // 54: postern.v1.Filter.SuffixEntry
-	nil,                                  // 55: postern.v1.Webhook.HeadersEntry
-	nil,                                  // 56: postern.v1.Cause.FiguresEntry
-	(*durationpb.Duration)(nil),          // 57: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 58: google.protobuf.Timestamp
-	(View)(0),                            // 59: postern.v1.View
-	(*fieldmaskpb.FieldMask)(nil),        // 60: google.protobuf.FieldMask
-	(*Position)(nil),                     // 61: postern.v1.Position
-	(*Event)(nil),                        // 62: postern.v1.Event
-	(*status.Status)(nil),                // 63: google.rpc.Status
-	(*emptypb.Empty)(nil),                // 64: google.protobuf.Empty
+	(*SigningKey)(nil),                   // 18: postern.v1.SigningKey
+	(*PushBatch)(nil),                    // 19: postern.v1.PushBatch
+	(*Handshake)(nil),                    // 20: postern.v1.Handshake
+	(*WebhookAuth)(nil),                  // 21: postern.v1.WebhookAuth
+	(*BasicAuth)(nil),                    // 22: postern.v1.BasicAuth
+	(*OAuth2)(nil),                       // 23: postern.v1.OAuth2
+	(*MintedToken)(nil),                  // 24: postern.v1.MintedToken
+	(*PushTLS)(nil),                      // 25: postern.v1.PushTLS
+	(*Push)(nil),                         // 26: postern.v1.Push
+	(*SecretReference)(nil),              // 27: postern.v1.SecretReference
+	(*CreateSubscriptionRequest)(nil),    // 28: postern.v1.CreateSubscriptionRequest
+	(*GetSubscriptionRequest)(nil),       // 29: postern.v1.GetSubscriptionRequest
+	(*ListSubscriptionsRequest)(nil),     // 30: postern.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil),    // 31: postern.v1.ListSubscriptionsResponse
+	(*UpdateSubscriptionRequest)(nil),    // 32: postern.v1.UpdateSubscriptionRequest
+	(*DeleteSubscriptionRequest)(nil),    // 33: postern.v1.DeleteSubscriptionRequest
+	(*PauseSubscriptionRequest)(nil),     // 34: postern.v1.PauseSubscriptionRequest
+	(*ResumeSubscriptionRequest)(nil),    // 35: postern.v1.ResumeSubscriptionRequest
+	(*SeekSubscriptionRequest)(nil),      // 36: postern.v1.SeekSubscriptionRequest
+	(*SeekPositions)(nil),                // 37: postern.v1.SeekPositions
+	(*SeekCursor)(nil),                   // 38: postern.v1.SeekCursor
+	(*SeekSubscriptionResponse)(nil),     // 39: postern.v1.SeekSubscriptionResponse
+	(*SeekPartition)(nil),                // 40: postern.v1.SeekPartition
+	(*ReplayEventsRequest)(nil),          // 41: postern.v1.ReplayEventsRequest
+	(*DeadLetterFilter)(nil),             // 42: postern.v1.DeadLetterFilter
+	(*RedriveDeadLettersRequest)(nil),    // 43: postern.v1.RedriveDeadLettersRequest
+	(*ListDeadLettersRequest)(nil),       // 44: postern.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),      // 45: postern.v1.ListDeadLettersResponse
+	(*GetDeadLetterRequest)(nil),         // 46: postern.v1.GetDeadLetterRequest
+	(*DeadLetteredEvent)(nil),            // 47: postern.v1.DeadLetteredEvent
+	(*PurgeDeadLettersRequest)(nil),      // 48: postern.v1.PurgeDeadLettersRequest
+	(*Job)(nil),                          // 49: postern.v1.Job
+	(*GetJobRequest)(nil),                // 50: postern.v1.GetJobRequest
+	(*ListJobsRequest)(nil),              // 51: postern.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),             // 52: postern.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),             // 53: postern.v1.CancelJobRequest
+	(*GetSubscriptionStatusRequest)(nil), // 54: postern.v1.GetSubscriptionStatusRequest
+	(*SubscriptionStatus)(nil),           // 55: postern.v1.SubscriptionStatus
+	(*Cause)(nil),                        // 56: postern.v1.Cause
+	(*PartitionStatus)(nil),              // 57: postern.v1.PartitionStatus
+	(*BlockedKey)(nil),                   // 58: postern.v1.BlockedKey
+	(*AttachedConsumer)(nil),             // 59: postern.v1.AttachedConsumer
+	nil,                                  // 60: postern.v1.Subscription.LabelsEntry
+	nil,                                  // 61: postern.v1.Filter.ExactEntry
+	nil,                                  // 62: postern.v1.Filter.PrefixEntry
+	nil,                                  // 63: postern.v1.Filter.SuffixEntry
+	nil,                                  // 64: postern.v1.Webhook.HeadersEntry
+	nil,                                  // 65: postern.v1.Webhook.OutcomesEntry
+	nil,                                  // 66: postern.v1.Push.MetadataEntry
+	nil,                                  // 67: postern.v1.Cause.FiguresEntry
+	(*durationpb.Duration)(nil),          // 68: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 69: google.protobuf.Timestamp
+	(View)(0),                            // 70: postern.v1.View
+	(*fieldmaskpb.FieldMask)(nil),        // 71: google.protobuf.FieldMask
+	(*Position)(nil),                     // 72: postern.v1.Position
+	(*Event)(nil),                        // 73: postern.v1.Event
+	(*status.Status)(nil),                // 74: google.rpc.Status
+	(*emptypb.Empty)(nil),                // 75: google.protobuf.Empty
 }
 var file_postern_v1_subscriptions_proto_depIdxs = []int32{
 	0,   // 0: postern.v1.Subscription.order:type_name -> postern.v1.Order
 	13,  // 1: postern.v1.Subscription.start:type_name -> postern.v1.Start
-	57,  // 2: postern.v1.Subscription.lease:type_name -> google.protobuf.Duration
+	68,  // 2: postern.v1.Subscription.lease:type_name -> google.protobuf.Duration
 	14,  // 3: postern.v1.Subscription.retry:type_name -> postern.v1.RetryPolicy
 	15,  // 4: postern.v1.Subscription.dead_letter:type_name -> postern.v1.DeadLetter
 	16,  // 5: postern.v1.Subscription.filter:type_name -> postern.v1.Filter
 	3,   // 6: postern.v1.Subscription.on_filter_error:type_name -> postern.v1.OnFilterError
 	17,  // 7: postern.v1.Subscription.webhook:type_name -> postern.v1.Webhook
-	51,  // 8: postern.v1.Subscription.labels:type_name -> postern.v1.Subscription.LabelsEntry
-	58,  // 9: postern.v1.Subscription.create_time:type_name -> google.protobuf.Timestamp
-	58,  // 10: postern.v1.Subscription.update_time:type_name -> google.protobuf.Timestamp
-	5,   // 11: postern.v1.Subscription.declared_in:type_name -> postern.v1.DeclaredIn
-	1,   // 12: postern.v1.Start.edge:type_name -> postern.v1.Edge
-	58,  // 13: postern.v1.Start.time:type_name -> google.protobuf.Timestamp
-	57,  // 14: postern.v1.RetryPolicy.min_backoff:type_name -> google.protobuf.Duration
-	57,  // 15: postern.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
-	57,  // 16: postern.v1.RetryPolicy.schedule:type_name -> google.protobuf.Duration
-	57,  // 17: postern.v1.RetryPolicy.hold_limit:type_name -> google.protobuf.Duration
-	57,  // 18: postern.v1.RetryPolicy.max_block:type_name -> google.protobuf.Duration
-	2,   // 19: postern.v1.RetryPolicy.on_block:type_name -> postern.v1.OnBlock
-	52,  // 20: postern.v1.Filter.exact:type_name -> postern.v1.Filter.ExactEntry
-	53,  // 21: postern.v1.Filter.prefix:type_name -> postern.v1.Filter.PrefixEntry
-	54,  // 22: postern.v1.Filter.suffix:type_name -> postern.v1.Filter.SuffixEntry
-	16,  // 23: postern.v1.Filter.all:type_name -> postern.v1.Filter
-	16,  // 24: postern.v1.Filter.any:type_name -> postern.v1.Filter
-	16,  // 25: postern.v1.Filter.not:type_name -> postern.v1.Filter
-	18,  // 26: postern.v1.Webhook.secrets:type_name -> postern.v1.SecretReference
-	4,   // 27: postern.v1.Webhook.mode:type_name -> postern.v1.WebhookMode
-	57,  // 28: postern.v1.Webhook.timeout:type_name -> google.protobuf.Duration
-	55,  // 29: postern.v1.Webhook.headers:type_name -> postern.v1.Webhook.HeadersEntry
-	59,  // 30: postern.v1.Webhook.view:type_name -> postern.v1.View
-	12,  // 31: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	12,  // 32: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
-	12,  // 33: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	60,  // 34: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,   // 35: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
-	58,  // 36: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
-	28,  // 37: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
-	29,  // 38: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
-	61,  // 39: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
-	12,  // 40: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
-	31,  // 41: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
-	58,  // 42: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
-	58,  // 43: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
-	58,  // 44: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
-	58,  // 45: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
-	33,  // 46: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	6,   // 47: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
-	33,  // 48: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	7,   // 49: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
-	38,  // 50: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
-	62,  // 51: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
-	61,  // 52: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
-	61,  // 53: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
-	58,  // 54: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
-	58,  // 55: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
-	58,  // 56: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
-	58,  // 57: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
-	33,  // 58: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	8,   // 59: postern.v1.Job.kind:type_name -> postern.v1.JobKind
-	9,   // 60: postern.v1.Job.state:type_name -> postern.v1.JobState
-	58,  // 61: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	58,  // 62: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	58,  // 63: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	63,  // 64: postern.v1.Job.error:type_name -> google.rpc.Status
-	34,  // 65: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
-	39,  // 66: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
-	32,  // 67: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
-	40,  // 68: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
-	10,  // 69: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
-	47,  // 70: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
-	57,  // 71: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	48,  // 72: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
-	50,  // 73: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
-	11,  // 74: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
-	58,  // 75: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
-	56,  // 76: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
-	49,  // 77: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
-	57,  // 78: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	49,  // 79: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
-	61,  // 80: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
-	58,  // 81: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	58,  // 82: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
-	57,  // 83: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
-	18,  // 84: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
-	19,  // 85: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
-	20,  // 86: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
-	21,  // 87: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
-	23,  // 88: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
-	24,  // 89: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
-	25,  // 90: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
-	26,  // 91: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
-	27,  // 92: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
-	32,  // 93: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
-	34,  // 94: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
-	35,  // 95: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
-	37,  // 96: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
-	39,  // 97: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
-	41,  // 98: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
-	42,  // 99: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
-	44,  // 100: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
-	45,  // 101: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
-	12,  // 102: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
-	12,  // 103: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
-	22,  // 104: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
-	12,  // 105: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
-	64,  // 106: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
-	12,  // 107: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
-	12,  // 108: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
-	30,  // 109: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
-	40,  // 110: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
-	40,  // 111: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
-	36,  // 112: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
-	38,  // 113: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
-	40,  // 114: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
-	40,  // 115: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
-	43,  // 116: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
-	40,  // 117: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
-	46,  // 118: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
-	102, // [102:119] is the sub-list for method output_type
-	85,  // [85:102] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	26,  // 8: postern.v1.Subscription.push:type_name -> postern.v1.Push
+	60,  // 9: postern.v1.Subscription.labels:type_name -> postern.v1.Subscription.LabelsEntry
+	69,  // 10: postern.v1.Subscription.create_time:type_name -> google.protobuf.Timestamp
+	69,  // 11: postern.v1.Subscription.update_time:type_name -> google.protobuf.Timestamp
+	5,   // 12: postern.v1.Subscription.declared_in:type_name -> postern.v1.DeclaredIn
+	1,   // 13: postern.v1.Start.edge:type_name -> postern.v1.Edge
+	69,  // 14: postern.v1.Start.time:type_name -> google.protobuf.Timestamp
+	68,  // 15: postern.v1.RetryPolicy.min_backoff:type_name -> google.protobuf.Duration
+	68,  // 16: postern.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	68,  // 17: postern.v1.RetryPolicy.schedule:type_name -> google.protobuf.Duration
+	68,  // 18: postern.v1.RetryPolicy.hold_limit:type_name -> google.protobuf.Duration
+	68,  // 19: postern.v1.RetryPolicy.max_block:type_name -> google.protobuf.Duration
+	2,   // 20: postern.v1.RetryPolicy.on_block:type_name -> postern.v1.OnBlock
+	61,  // 21: postern.v1.Filter.exact:type_name -> postern.v1.Filter.ExactEntry
+	62,  // 22: postern.v1.Filter.prefix:type_name -> postern.v1.Filter.PrefixEntry
+	63,  // 23: postern.v1.Filter.suffix:type_name -> postern.v1.Filter.SuffixEntry
+	16,  // 24: postern.v1.Filter.all:type_name -> postern.v1.Filter
+	16,  // 25: postern.v1.Filter.any:type_name -> postern.v1.Filter
+	16,  // 26: postern.v1.Filter.not:type_name -> postern.v1.Filter
+	27,  // 27: postern.v1.Webhook.secrets:type_name -> postern.v1.SecretReference
+	4,   // 28: postern.v1.Webhook.mode:type_name -> postern.v1.WebhookMode
+	68,  // 29: postern.v1.Webhook.timeout:type_name -> google.protobuf.Duration
+	64,  // 30: postern.v1.Webhook.headers:type_name -> postern.v1.Webhook.HeadersEntry
+	70,  // 31: postern.v1.Webhook.view:type_name -> postern.v1.View
+	18,  // 32: postern.v1.Webhook.keys:type_name -> postern.v1.SigningKey
+	19,  // 33: postern.v1.Webhook.batch:type_name -> postern.v1.PushBatch
+	20,  // 34: postern.v1.Webhook.handshake:type_name -> postern.v1.Handshake
+	65,  // 35: postern.v1.Webhook.outcomes:type_name -> postern.v1.Webhook.OutcomesEntry
+	68,  // 36: postern.v1.Webhook.connect_timeout:type_name -> google.protobuf.Duration
+	68,  // 37: postern.v1.Webhook.tls_timeout:type_name -> google.protobuf.Duration
+	68,  // 38: postern.v1.Webhook.disable_after:type_name -> google.protobuf.Duration
+	21,  // 39: postern.v1.Webhook.auth:type_name -> postern.v1.WebhookAuth
+	25,  // 40: postern.v1.Webhook.tls:type_name -> postern.v1.PushTLS
+	27,  // 41: postern.v1.SigningKey.secret:type_name -> postern.v1.SecretReference
+	69,  // 42: postern.v1.SigningKey.not_before:type_name -> google.protobuf.Timestamp
+	69,  // 43: postern.v1.SigningKey.not_after:type_name -> google.protobuf.Timestamp
+	68,  // 44: postern.v1.PushBatch.max_wait:type_name -> google.protobuf.Duration
+	68,  // 45: postern.v1.Handshake.revalidate:type_name -> google.protobuf.Duration
+	22,  // 46: postern.v1.WebhookAuth.basic:type_name -> postern.v1.BasicAuth
+	27,  // 47: postern.v1.WebhookAuth.bearer:type_name -> postern.v1.SecretReference
+	23,  // 48: postern.v1.WebhookAuth.oauth2:type_name -> postern.v1.OAuth2
+	24,  // 49: postern.v1.WebhookAuth.jwt:type_name -> postern.v1.MintedToken
+	27,  // 50: postern.v1.BasicAuth.password:type_name -> postern.v1.SecretReference
+	27,  // 51: postern.v1.OAuth2.client_secret:type_name -> postern.v1.SecretReference
+	68,  // 52: postern.v1.MintedToken.lifetime:type_name -> google.protobuf.Duration
+	27,  // 53: postern.v1.PushTLS.ca:type_name -> postern.v1.SecretReference
+	27,  // 54: postern.v1.PushTLS.certificate:type_name -> postern.v1.SecretReference
+	27,  // 55: postern.v1.PushTLS.key:type_name -> postern.v1.SecretReference
+	25,  // 56: postern.v1.Push.tls:type_name -> postern.v1.PushTLS
+	68,  // 57: postern.v1.Push.timeout:type_name -> google.protobuf.Duration
+	19,  // 58: postern.v1.Push.batch:type_name -> postern.v1.PushBatch
+	68,  // 59: postern.v1.Push.disable_after:type_name -> google.protobuf.Duration
+	66,  // 60: postern.v1.Push.metadata:type_name -> postern.v1.Push.MetadataEntry
+	12,  // 61: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	12,  // 62: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
+	12,  // 63: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	71,  // 64: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,   // 65: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
+	69,  // 66: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
+	37,  // 67: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
+	38,  // 68: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
+	72,  // 69: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
+	12,  // 70: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
+	40,  // 71: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
+	69,  // 72: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
+	69,  // 73: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
+	69,  // 74: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
+	69,  // 75: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
+	42,  // 76: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	6,   // 77: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
+	42,  // 78: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	7,   // 79: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
+	47,  // 80: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
+	73,  // 81: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
+	72,  // 82: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
+	72,  // 83: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
+	69,  // 84: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
+	69,  // 85: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
+	69,  // 86: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
+	69,  // 87: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
+	42,  // 88: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	8,   // 89: postern.v1.Job.kind:type_name -> postern.v1.JobKind
+	9,   // 90: postern.v1.Job.state:type_name -> postern.v1.JobState
+	69,  // 91: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	69,  // 92: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	69,  // 93: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	74,  // 94: postern.v1.Job.error:type_name -> google.rpc.Status
+	43,  // 95: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
+	48,  // 96: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
+	41,  // 97: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
+	49,  // 98: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
+	10,  // 99: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
+	56,  // 100: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
+	68,  // 101: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	57,  // 102: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
+	59,  // 103: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
+	11,  // 104: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
+	69,  // 105: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
+	67,  // 106: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
+	58,  // 107: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
+	68,  // 108: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	58,  // 109: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
+	72,  // 110: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
+	69,  // 111: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	69,  // 112: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
+	68,  // 113: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
+	27,  // 114: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
+	27,  // 115: postern.v1.Push.MetadataEntry.value:type_name -> postern.v1.SecretReference
+	28,  // 116: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
+	29,  // 117: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
+	30,  // 118: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
+	32,  // 119: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
+	33,  // 120: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
+	34,  // 121: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
+	35,  // 122: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
+	36,  // 123: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
+	41,  // 124: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
+	43,  // 125: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
+	44,  // 126: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
+	46,  // 127: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
+	48,  // 128: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
+	50,  // 129: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
+	51,  // 130: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
+	53,  // 131: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
+	54,  // 132: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
+	12,  // 133: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
+	12,  // 134: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
+	31,  // 135: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
+	12,  // 136: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
+	75,  // 137: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
+	12,  // 138: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
+	12,  // 139: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
+	39,  // 140: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
+	49,  // 141: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
+	49,  // 142: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
+	45,  // 143: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
+	47,  // 144: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
+	49,  // 145: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
+	49,  // 146: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
+	52,  // 147: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
+	49,  // 148: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
+	55,  // 149: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
+	133, // [133:150] is the sub-list for method output_type
+	116, // [116:133] is the sub-list for method input_type
+	116, // [116:116] is the sub-list for extension type_name
+	116, // [116:116] is the sub-list for extension extendee
+	0,   // [0:116] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_subscriptions_proto_init() }
@@ -4842,29 +5804,35 @@ func file_postern_v1_subscriptions_proto_init() {
 		(*Start_Time)(nil),
 		(*Start_Cursor)(nil),
 	}
-	file_postern_v1_subscriptions_proto_msgTypes[15].OneofWrappers = []any{
+	file_postern_v1_subscriptions_proto_msgTypes[9].OneofWrappers = []any{
+		(*WebhookAuth_Basic)(nil),
+		(*WebhookAuth_Bearer)(nil),
+		(*WebhookAuth_Oauth2)(nil),
+		(*WebhookAuth_Jwt)(nil),
+	}
+	file_postern_v1_subscriptions_proto_msgTypes[24].OneofWrappers = []any{
 		(*SeekSubscriptionRequest_Edge)(nil),
 		(*SeekSubscriptionRequest_Time)(nil),
 		(*SeekSubscriptionRequest_Positions)(nil),
 		(*SeekSubscriptionRequest_Cursor)(nil),
 	}
-	file_postern_v1_subscriptions_proto_msgTypes[19].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[20].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[21].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[28].OneofWrappers = []any{
+	file_postern_v1_subscriptions_proto_msgTypes[28].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[29].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[30].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[37].OneofWrappers = []any{
 		(*Job_Redrive)(nil),
 		(*Job_Purge)(nil),
 		(*Job_Replay)(nil),
 	}
-	file_postern_v1_subscriptions_proto_msgTypes[36].OneofWrappers = []any{}
-	file_postern_v1_subscriptions_proto_msgTypes[37].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[45].OneofWrappers = []any{}
+	file_postern_v1_subscriptions_proto_msgTypes[46].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_subscriptions_proto_rawDesc), len(file_postern_v1_subscriptions_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   45,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

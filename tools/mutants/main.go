@@ -19,6 +19,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -58,15 +59,19 @@ func run(only string, list bool) error {
 		return err
 	}
 	var chosen []plant
+	var misfits []error
 	for _, p := range plants {
 		if strings.Contains(p.name, only) {
 			chosen = append(chosen, p)
 			for _, e := range p.edits { // all before any: a plant that does not fit is found at once
 				if _, err := e.apply(root); err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
+					misfits = append(misfits, fmt.Errorf("%s: %w", p.name, err))
 				}
 			}
 		}
+	}
+	if err := errors.Join(misfits...); err != nil {
+		return err
 	}
 	if len(chosen) == 0 {
 		return fmt.Errorf("no plant is called %q", only)

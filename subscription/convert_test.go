@@ -40,7 +40,7 @@ func everything() *posternv1.Subscription {
 			Url: "http://example.com/", Mode: posternv1.WebhookMode_WEBHOOK_MODE_STRUCTURED, Timeout: durationpb.New(time.Second), Concurrency: 3,
 			Secrets: []*posternv1.SecretReference{{Name: "one"}, {Name: "two"}}, Headers: map[string]*posternv1.SecretReference{"X-Api-Key": {Name: "token"}},
 			AllowHttp: true, AllowLoopback: true, AllowCidrs: []string{"10.0.0.0/8"},
-			View: posternv1.View_VIEW_JSON,
+			View:       posternv1.View_VIEW_JSON,
 			Keys:       []*posternv1.SigningKey{{Secret: &posternv1.SecretReference{Name: "old"}, NotAfter: timestamppb.New(time.Unix(2e9, 0))}, {Secret: &posternv1.SecretReference{Name: "new"}, NotBefore: timestamppb.New(time.Unix(1e9, 0))}},
 			Asymmetric: true, Handshake: &posternv1.Handshake{Origin: "events.example.com", RequestRate: 60, Revalidate: durationpb.New(time.Hour), Callback: true},
 			Outcomes: map[string]string{"409": "ack"}, ConnectTimeout: durationpb.New(time.Second), TlsTimeout: durationpb.New(2 * time.Second),

@@ -823,6 +823,23 @@ func (q *Queue) checkRoom() {
 	}
 }
 
+// Positions gives, by topic and partition, the first offset that is not settled.
+func (q *Queue) Positions() map[string]map[int32]int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at := map[string]map[int32]int64{}
+	for _, p := range q.rotation {
+		if p.side != noSide {
+			continue
+		}
+		if at[p.at.Topic] == nil {
+			at[p.at.Topic] = map[int32]int64{}
+		}
+		at[p.at.Topic][p.at.Partition] = p.position()
+	}
+	return at
+}
+
 // Backlog is how many events this instance has still to deliver, as far as it
 // knows: those it holds and those behind them in its partitions.
 func (q *Queue) Backlog() int64 {

@@ -7,6 +7,7 @@ import (
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/delivery"
@@ -25,6 +26,8 @@ type Specs interface {
 // Tailer serves Tail, which needs no subscription.
 type Tailer interface {
 	Tail(*posternv1.TailRequest, grpc.ServerStreamingServer[posternv1.TailResponse]) error
+	// Cursor writes positions in a topic, by partition, as Tail takes them.
+	Cursor(map[int32]int64) string
 }
 
 // Drain tells that the gateway is about to stop.
@@ -96,6 +99,9 @@ func (s *Server) Pull(ctx context.Context, request *posternv1.PullRequest) (*pos
 	}
 	defer s.queues.Release(queue, delivery.LingerPull)
 	answer := &posternv1.PullResponse{Instance: s.queues.Instance().String()}
+	if err := s.nameInstance(ctx); err != nil {
+		return nil, err
+	}
 	attachment, _, err := queue.Attach(delivery.AttachOptions{
 		Window: delivery.Window{Messages: max(1, int(request.GetMaxMessages()))},
 		Lease:  request.GetLease().AsDuration(),
@@ -128,6 +134,11 @@ func (s *Server) Pull(ctx context.Context, request *posternv1.PullRequest) (*pos
 	return answer, nil
 }
 
+// nameInstance tells beside an answer whose leases it speaks of.
+func (s *Server) nameInstance(ctx context.Context) error {
+	return grpc.SetHeader(ctx, metadata.Pairs(wire.InstanceMetadata, s.queues.Instance().String()))
+}
+
 // minPullWait lets a pull that does not wait still get what is there.
 const minPullWait = 5 * time.Millisecond
 
@@ -138,6 +149,9 @@ func (s *Server) Settle(ctx context.Context, request *posternv1.SettleRequest) (
 	}
 	settlements := settlementsOf(request.GetAcks(), request.GetSettlements())
 	answer := &posternv1.SettleResponse{Instance: s.queues.Instance().String()}
+	if err := s.nameInstance(ctx); err != nil {
+		return nil, err
+	}
 	queue := s.queues.Running(request.GetName())
 	if queue == nil {
 		if _, err := s.lookup(ctx, request.GetName()); err != nil {

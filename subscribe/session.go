@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -363,9 +365,12 @@ func (s *session) keepAlive(ctx context.Context, out *sender) error {
 }
 
 func (s *session) heartbeat(nonce uint64) *posternv1.SubscribeResponse {
-	return &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Heartbeat{Heartbeat: &posternv1.Heartbeat{
-		Nonce: nonce, Outstanding: int64(s.attachment.Outstanding()), Backlog: s.queue.Backlog(),
-	}}}
+	beat := &posternv1.Heartbeat{Nonce: nonce, Outstanding: int64(s.attachment.Outstanding()), Backlog: s.queue.Backlog()}
+	for topic, at := range s.queue.Positions() {
+		beat.Cursors = append(beat.Cursors, &posternv1.TopicCursor{Topic: topic, Cursor: s.server.Cursor(at)})
+	}
+	slices.SortFunc(beat.Cursors, func(a, b *posternv1.TopicCursor) int { return strings.Compare(a.Topic, b.Topic) })
+	return &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Heartbeat{Heartbeat: beat}}
 }
 
 // read takes the client's frames until it closes its side.

@@ -10,6 +10,7 @@ import (
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/eventstream"
+	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
@@ -63,7 +64,7 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Postern-Instance", s.queues.Instance().String())
+	wire.SetInstance(w.Header(), s.queues.Instance().String())
 	token := session.attachment.Token()
 	return session.serveText(r.Context(), out, token, ackOnSend)
 }

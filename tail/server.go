@@ -68,6 +68,9 @@ func startOf(m *posternv1.Start) (Start, error) {
 	return Start{}, nil
 }
 
+// Cursor writes positions in a topic as Tail takes them.
+func (s *Server) Cursor(at map[int32]int64) string { return Cursor(at).String() }
+
 // Tail streams a topic's events.
 func (s *Server) Tail(request *posternv1.TailRequest, stream grpc.ServerStreamingServer[posternv1.TailResponse]) error {
 	start, err := startOf(request.GetStart())

@@ -444,6 +444,10 @@ func TestPullAndSettleOverHTTP(t *testing.T) {
 		if err := json.Unmarshal([]byte(a.Body), &pulled); err != nil || a.Status != 200 {
 			t.Fatalf("%d %s: %v", a.Status, a.Body, err)
 		}
+		cookies, err := http.ParseSetCookie(a.Header.Get("Set-Cookie"))
+		if err != nil || cookies.Value != g.gateway.Instance() || a.Header.Get("Postern-Instance") != g.gateway.Instance() {
+			t.Fatalf("the answer names instance %q, cookie %v (%v)", a.Header.Get("Postern-Instance"), cookies, err)
+		}
 	}
 	pull(`{"max_messages":10,"wait":"30s"}`)
 	for len(pulled.Deliveries) == 0 {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/fault"
@@ -53,6 +54,14 @@ func newMux(pass *passage, o Options, p Parts, loop *grpc.ClientConn) (http.Hand
 		}),
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // nothing of a caller's headers is ours to trust
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+			if md, ok := runtime.ServerMetadataFromContext(ctx); ok {
+				if instance := md.HeaderMD.Get(wire.InstanceMetadata); len(instance) == 1 {
+					wire.SetInstance(w.Header(), instance[0])
+				}
+			}
+			return nil
+		}),
 	)
 	for _, register := range p.Gateway {
 		if err := register(context.Background(), gateway, loop); err != nil {

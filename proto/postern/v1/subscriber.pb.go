@@ -1391,7 +1391,10 @@ type Heartbeat struct {
 	Outstanding int64 `protobuf:"varint,2,opt,name=outstanding,proto3" json:"outstanding,omitempty"`
 	// Events of the subscription this instance still has to deliver, as far as
 	// it knows from Kafka.
-	Backlog       int64 `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	Backlog int64 `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	// Where the subscription stands in the partitions this instance works on: all
+	// before is settled. For a seek, or to look at the topic from there (Tail).
+	Cursors       []*TopicCursor `protobuf:"bytes,4,rep,name=cursors,proto3" json:"cursors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1447,6 +1450,67 @@ func (x *Heartbeat) GetBacklog() int64 {
 	return 0
 }
 
+func (x *Heartbeat) GetCursors() []*TopicCursor {
+	if x != nil {
+		return x.Cursors
+	}
+	return nil
+}
+
+// TopicCursor is a position in one topic.
+type TopicCursor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// As Tail gives and takes it.
+	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicCursor) Reset() {
+	*x = TopicCursor{}
+	mi := &file_postern_v1_subscriber_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicCursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicCursor) ProtoMessage() {}
+
+func (x *TopicCursor) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_subscriber_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicCursor.ProtoReflect.Descriptor instead.
+func (*TopicCursor) Descriptor() ([]byte, []int) {
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TopicCursor) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicCursor) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 // Revoked: stop working on these; they are no longer yours and another
 // consumer gets them. Settling them answers UNKNOWN_ID or STALE.
 type Revoked struct {
@@ -1459,7 +1523,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[17]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1535,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[17]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1548,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{17}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Revoked) GetDeliveryIds() []uint64 {
@@ -1512,7 +1576,7 @@ type StreamRequest struct {
 
 func (x *StreamRequest) Reset() {
 	*x = StreamRequest{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[18]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1588,7 @@ func (x *StreamRequest) String() string {
 func (*StreamRequest) ProtoMessage() {}
 
 func (x *StreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[18]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1601,7 @@ func (x *StreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamRequest.ProtoReflect.Descriptor instead.
 func (*StreamRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StreamRequest) GetOpen() *Open {
@@ -1570,7 +1634,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[19]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1646,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[19]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1659,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PullRequest) GetName() string {
@@ -1644,7 +1708,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[20]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1720,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[20]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1733,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PullResponse) GetDeliveries() []*Delivery {
@@ -1698,7 +1762,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[21]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1774,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[21]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1787,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SettleRequest) GetName() string {
@@ -1765,7 +1829,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[22]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1841,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[22]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1854,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SettleResponse) GetResults() []*SettleResult {
@@ -1822,7 +1886,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[23]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1898,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[23]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1911,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TailRequest) GetTopic() string {
@@ -1893,7 +1957,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[24]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +1969,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[24]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +1982,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TailResponse) GetEvents() []*TailedEvent {
@@ -1962,7 +2026,7 @@ type TailedEvent struct {
 
 func (x *TailedEvent) Reset() {
 	*x = TailedEvent{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[25]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2038,7 @@ func (x *TailedEvent) String() string {
 func (*TailedEvent) ProtoMessage() {}
 
 func (x *TailedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[25]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2051,7 @@ func (x *TailedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailedEvent.ProtoReflect.Descriptor instead.
 func (*TailedEvent) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TailedEvent) GetEvent() *Event {
@@ -2031,7 +2095,7 @@ type MissedRange struct {
 
 func (x *MissedRange) Reset() {
 	*x = MissedRange{}
-	mi := &file_postern_v1_subscriber_proto_msgTypes[26]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2107,7 @@ func (x *MissedRange) String() string {
 func (*MissedRange) ProtoMessage() {}
 
 func (x *MissedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_subscriber_proto_msgTypes[26]
+	mi := &file_postern_v1_subscriber_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2120,7 @@ func (x *MissedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissedRange.ProtoReflect.Descriptor instead.
 func (*MissedRange) Descriptor() ([]byte, []int) {
-	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_subscriber_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MissedRange) GetPartition() int32 {
@@ -2170,11 +2234,15 @@ const file_postern_v1_subscriber_proto_rawDesc = "" +
 	"\bReceipts\x12\x1a\n" +
 	"\baccepted\x18\x01 \x03(\x06R\baccepted\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x03(\x06R\tcommitted\x122\n" +
-	"\aresults\x18\x03 \x03(\v2\x18.postern.v1.SettleResultR\aresults\"]\n" +
+	"\aresults\x18\x03 \x03(\v2\x18.postern.v1.SettleResultR\aresults\"\x90\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12 \n" +
 	"\voutstanding\x18\x02 \x01(\x03R\voutstanding\x12\x18\n" +
-	"\abacklog\x18\x03 \x01(\x03R\abacklog\"D\n" +
+	"\abacklog\x18\x03 \x01(\x03R\abacklog\x121\n" +
+	"\acursors\x18\x04 \x03(\v2\x17.postern.v1.TopicCursorR\acursors\";\n" +
+	"\vTopicCursor\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"D\n" +
 	"\aRevoked\x12!\n" +
 	"\fdelivery_ids\x18\x01 \x03(\x06R\vdeliveryIds\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"]\n" +
@@ -2255,7 +2323,7 @@ func file_postern_v1_subscriber_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_subscriber_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_postern_v1_subscriber_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_postern_v1_subscriber_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_postern_v1_subscriber_proto_goTypes = []any{
 	(Confirm)(0),                  // 0: postern.v1.Confirm
 	(Outcome)(0),                  // 1: postern.v1.Outcome
@@ -2276,95 +2344,97 @@ var file_postern_v1_subscriber_proto_goTypes = []any{
 	(*SettleResult)(nil),          // 16: postern.v1.SettleResult
 	(*Receipts)(nil),              // 17: postern.v1.Receipts
 	(*Heartbeat)(nil),             // 18: postern.v1.Heartbeat
-	(*Revoked)(nil),               // 19: postern.v1.Revoked
-	(*StreamRequest)(nil),         // 20: postern.v1.StreamRequest
-	(*PullRequest)(nil),           // 21: postern.v1.PullRequest
-	(*PullResponse)(nil),          // 22: postern.v1.PullResponse
-	(*SettleRequest)(nil),         // 23: postern.v1.SettleRequest
-	(*SettleResponse)(nil),        // 24: postern.v1.SettleResponse
-	(*TailRequest)(nil),           // 25: postern.v1.TailRequest
-	(*TailResponse)(nil),          // 26: postern.v1.TailResponse
-	(*TailedEvent)(nil),           // 27: postern.v1.TailedEvent
-	(*MissedRange)(nil),           // 28: postern.v1.MissedRange
-	(*Subscription)(nil),          // 29: postern.v1.Subscription
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(View)(0),                     // 31: postern.v1.View
-	(*Drain)(nil),                 // 32: postern.v1.Drain
-	(Order)(0),                    // 33: postern.v1.Order
-	(*Event)(nil),                 // 34: postern.v1.Event
-	(*Position)(nil),              // 35: postern.v1.Position
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*status.Status)(nil),         // 37: google.rpc.Status
-	(*Start)(nil),                 // 38: postern.v1.Start
+	(*TopicCursor)(nil),           // 19: postern.v1.TopicCursor
+	(*Revoked)(nil),               // 20: postern.v1.Revoked
+	(*StreamRequest)(nil),         // 21: postern.v1.StreamRequest
+	(*PullRequest)(nil),           // 22: postern.v1.PullRequest
+	(*PullResponse)(nil),          // 23: postern.v1.PullResponse
+	(*SettleRequest)(nil),         // 24: postern.v1.SettleRequest
+	(*SettleResponse)(nil),        // 25: postern.v1.SettleResponse
+	(*TailRequest)(nil),           // 26: postern.v1.TailRequest
+	(*TailResponse)(nil),          // 27: postern.v1.TailResponse
+	(*TailedEvent)(nil),           // 28: postern.v1.TailedEvent
+	(*MissedRange)(nil),           // 29: postern.v1.MissedRange
+	(*Subscription)(nil),          // 30: postern.v1.Subscription
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(View)(0),                     // 32: postern.v1.View
+	(*Drain)(nil),                 // 33: postern.v1.Drain
+	(Order)(0),                    // 34: postern.v1.Order
+	(*Event)(nil),                 // 35: postern.v1.Event
+	(*Position)(nil),              // 36: postern.v1.Position
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
+	(*status.Status)(nil),         // 38: google.rpc.Status
+	(*Start)(nil),                 // 39: postern.v1.Start
 }
 var file_postern_v1_subscriber_proto_depIdxs = []int32{
 	3,  // 0: postern.v1.SubscribeRequest.open:type_name -> postern.v1.Open
 	4,  // 1: postern.v1.SubscribeRequest.window:type_name -> postern.v1.Window
 	5,  // 2: postern.v1.SubscribeRequest.settle:type_name -> postern.v1.SettleBatch
 	11, // 3: postern.v1.SubscribeRequest.ping:type_name -> postern.v1.Ping
-	29, // 4: postern.v1.Open.inline:type_name -> postern.v1.Subscription
+	30, // 4: postern.v1.Open.inline:type_name -> postern.v1.Subscription
 	4,  // 5: postern.v1.Open.window:type_name -> postern.v1.Window
-	30, // 6: postern.v1.Open.lease:type_name -> google.protobuf.Duration
+	31, // 6: postern.v1.Open.lease:type_name -> google.protobuf.Duration
 	0,  // 7: postern.v1.Open.confirm:type_name -> postern.v1.Confirm
-	31, // 8: postern.v1.Open.view:type_name -> postern.v1.View
+	32, // 8: postern.v1.Open.view:type_name -> postern.v1.View
 	6,  // 9: postern.v1.SettleBatch.settlements:type_name -> postern.v1.Settlement
 	7,  // 10: postern.v1.Settlement.ack:type_name -> postern.v1.Ack
 	8,  // 11: postern.v1.Settlement.nack:type_name -> postern.v1.Nack
 	9,  // 12: postern.v1.Settlement.reject:type_name -> postern.v1.Reject
 	10, // 13: postern.v1.Settlement.extend:type_name -> postern.v1.Extend
-	30, // 14: postern.v1.Nack.delay:type_name -> google.protobuf.Duration
-	30, // 15: postern.v1.Extend.lease:type_name -> google.protobuf.Duration
+	31, // 14: postern.v1.Nack.delay:type_name -> google.protobuf.Duration
+	31, // 15: postern.v1.Extend.lease:type_name -> google.protobuf.Duration
 	13, // 16: postern.v1.SubscribeResponse.opened:type_name -> postern.v1.Opened
 	14, // 17: postern.v1.SubscribeResponse.deliveries:type_name -> postern.v1.DeliveryBatch
 	17, // 18: postern.v1.SubscribeResponse.receipts:type_name -> postern.v1.Receipts
 	18, // 19: postern.v1.SubscribeResponse.heartbeat:type_name -> postern.v1.Heartbeat
-	19, // 20: postern.v1.SubscribeResponse.revoked:type_name -> postern.v1.Revoked
-	32, // 21: postern.v1.SubscribeResponse.drain:type_name -> postern.v1.Drain
+	20, // 20: postern.v1.SubscribeResponse.revoked:type_name -> postern.v1.Revoked
+	33, // 21: postern.v1.SubscribeResponse.drain:type_name -> postern.v1.Drain
 	4,  // 22: postern.v1.Opened.window:type_name -> postern.v1.Window
-	30, // 23: postern.v1.Opened.lease:type_name -> google.protobuf.Duration
-	30, // 24: postern.v1.Opened.heartbeat_every:type_name -> google.protobuf.Duration
-	33, // 25: postern.v1.Opened.order:type_name -> postern.v1.Order
+	31, // 23: postern.v1.Opened.lease:type_name -> google.protobuf.Duration
+	31, // 24: postern.v1.Opened.heartbeat_every:type_name -> google.protobuf.Duration
+	34, // 25: postern.v1.Opened.order:type_name -> postern.v1.Order
 	15, // 26: postern.v1.DeliveryBatch.deliveries:type_name -> postern.v1.Delivery
-	34, // 27: postern.v1.Delivery.event:type_name -> postern.v1.Event
-	35, // 28: postern.v1.Delivery.position:type_name -> postern.v1.Position
-	36, // 29: postern.v1.Delivery.lease_expires:type_name -> google.protobuf.Timestamp
-	36, // 30: postern.v1.Delivery.appended:type_name -> google.protobuf.Timestamp
-	37, // 31: postern.v1.Delivery.last_failure:type_name -> google.rpc.Status
+	35, // 27: postern.v1.Delivery.event:type_name -> postern.v1.Event
+	36, // 28: postern.v1.Delivery.position:type_name -> postern.v1.Position
+	37, // 29: postern.v1.Delivery.lease_expires:type_name -> google.protobuf.Timestamp
+	37, // 30: postern.v1.Delivery.appended:type_name -> google.protobuf.Timestamp
+	38, // 31: postern.v1.Delivery.last_failure:type_name -> google.rpc.Status
 	1,  // 32: postern.v1.SettleResult.outcome:type_name -> postern.v1.Outcome
-	36, // 33: postern.v1.SettleResult.lease_expires:type_name -> google.protobuf.Timestamp
+	37, // 33: postern.v1.SettleResult.lease_expires:type_name -> google.protobuf.Timestamp
 	16, // 34: postern.v1.Receipts.results:type_name -> postern.v1.SettleResult
-	3,  // 35: postern.v1.StreamRequest.open:type_name -> postern.v1.Open
-	30, // 36: postern.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	30, // 37: postern.v1.PullRequest.lease:type_name -> google.protobuf.Duration
-	31, // 38: postern.v1.PullRequest.view:type_name -> postern.v1.View
-	15, // 39: postern.v1.PullResponse.deliveries:type_name -> postern.v1.Delivery
-	6,  // 40: postern.v1.SettleRequest.settlements:type_name -> postern.v1.Settlement
-	0,  // 41: postern.v1.SettleRequest.confirm:type_name -> postern.v1.Confirm
-	16, // 42: postern.v1.SettleResponse.results:type_name -> postern.v1.SettleResult
-	38, // 43: postern.v1.TailRequest.start:type_name -> postern.v1.Start
-	31, // 44: postern.v1.TailRequest.view:type_name -> postern.v1.View
-	27, // 45: postern.v1.TailResponse.events:type_name -> postern.v1.TailedEvent
-	32, // 46: postern.v1.TailResponse.drain:type_name -> postern.v1.Drain
-	28, // 47: postern.v1.TailResponse.missed:type_name -> postern.v1.MissedRange
-	34, // 48: postern.v1.TailedEvent.event:type_name -> postern.v1.Event
-	35, // 49: postern.v1.TailedEvent.position:type_name -> postern.v1.Position
-	36, // 50: postern.v1.TailedEvent.appended:type_name -> google.protobuf.Timestamp
-	37, // 51: postern.v1.TailedEvent.view_error:type_name -> google.rpc.Status
-	2,  // 52: postern.v1.Subscriber.Subscribe:input_type -> postern.v1.SubscribeRequest
-	20, // 53: postern.v1.Subscriber.Stream:input_type -> postern.v1.StreamRequest
-	21, // 54: postern.v1.Subscriber.Pull:input_type -> postern.v1.PullRequest
-	23, // 55: postern.v1.Subscriber.Settle:input_type -> postern.v1.SettleRequest
-	25, // 56: postern.v1.Subscriber.Tail:input_type -> postern.v1.TailRequest
-	12, // 57: postern.v1.Subscriber.Subscribe:output_type -> postern.v1.SubscribeResponse
-	12, // 58: postern.v1.Subscriber.Stream:output_type -> postern.v1.SubscribeResponse
-	22, // 59: postern.v1.Subscriber.Pull:output_type -> postern.v1.PullResponse
-	24, // 60: postern.v1.Subscriber.Settle:output_type -> postern.v1.SettleResponse
-	26, // 61: postern.v1.Subscriber.Tail:output_type -> postern.v1.TailResponse
-	57, // [57:62] is the sub-list for method output_type
-	52, // [52:57] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	19, // 35: postern.v1.Heartbeat.cursors:type_name -> postern.v1.TopicCursor
+	3,  // 36: postern.v1.StreamRequest.open:type_name -> postern.v1.Open
+	31, // 37: postern.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	31, // 38: postern.v1.PullRequest.lease:type_name -> google.protobuf.Duration
+	32, // 39: postern.v1.PullRequest.view:type_name -> postern.v1.View
+	15, // 40: postern.v1.PullResponse.deliveries:type_name -> postern.v1.Delivery
+	6,  // 41: postern.v1.SettleRequest.settlements:type_name -> postern.v1.Settlement
+	0,  // 42: postern.v1.SettleRequest.confirm:type_name -> postern.v1.Confirm
+	16, // 43: postern.v1.SettleResponse.results:type_name -> postern.v1.SettleResult
+	39, // 44: postern.v1.TailRequest.start:type_name -> postern.v1.Start
+	32, // 45: postern.v1.TailRequest.view:type_name -> postern.v1.View
+	28, // 46: postern.v1.TailResponse.events:type_name -> postern.v1.TailedEvent
+	33, // 47: postern.v1.TailResponse.drain:type_name -> postern.v1.Drain
+	29, // 48: postern.v1.TailResponse.missed:type_name -> postern.v1.MissedRange
+	35, // 49: postern.v1.TailedEvent.event:type_name -> postern.v1.Event
+	36, // 50: postern.v1.TailedEvent.position:type_name -> postern.v1.Position
+	37, // 51: postern.v1.TailedEvent.appended:type_name -> google.protobuf.Timestamp
+	38, // 52: postern.v1.TailedEvent.view_error:type_name -> google.rpc.Status
+	2,  // 53: postern.v1.Subscriber.Subscribe:input_type -> postern.v1.SubscribeRequest
+	21, // 54: postern.v1.Subscriber.Stream:input_type -> postern.v1.StreamRequest
+	22, // 55: postern.v1.Subscriber.Pull:input_type -> postern.v1.PullRequest
+	24, // 56: postern.v1.Subscriber.Settle:input_type -> postern.v1.SettleRequest
+	26, // 57: postern.v1.Subscriber.Tail:input_type -> postern.v1.TailRequest
+	12, // 58: postern.v1.Subscriber.Subscribe:output_type -> postern.v1.SubscribeResponse
+	12, // 59: postern.v1.Subscriber.Stream:output_type -> postern.v1.SubscribeResponse
+	23, // 60: postern.v1.Subscriber.Pull:output_type -> postern.v1.PullResponse
+	25, // 61: postern.v1.Subscriber.Settle:output_type -> postern.v1.SettleResponse
+	27, // 62: postern.v1.Subscriber.Tail:output_type -> postern.v1.TailResponse
+	58, // [58:63] is the sub-list for method output_type
+	53, // [53:58] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_subscriber_proto_init() }
@@ -2401,7 +2471,7 @@ func file_postern_v1_subscriber_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_subscriber_proto_rawDesc), len(file_postern_v1_subscriber_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

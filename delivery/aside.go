@@ -534,6 +534,9 @@ func (q *Queue) takeAside(p *partition, r *event.Record, v verdict) {
 	}
 	was := past{attempts: int16(min(a.attempts, math.MaxInt16)), firstLent: q.at(a.first)}
 	due := q.at(a.due)
+	if p.side == sidePark && !a.due.IsZero() {
+		due = q.at(a.due.Add(q.options.Retry.waits(a.attempts, p.triedBefore(r.Offset))))
+	}
 	if a.failure != "" || due > 0 {
 		was.story = &story{failure: a.failure, due: due}
 	}

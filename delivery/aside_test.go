@@ -369,3 +369,25 @@ func TestParkedKeysKeepTheirOrderAndLoseNothingWhateverHappens(t *testing.T) {
 		}
 	})
 }
+
+func TestWaitsOfAParkedEventAreThoseOfItsSchedule(t *testing.T) {
+	r := Retry{Schedule: []time.Duration{time.Second, time.Minute, time.Hour, 2 * time.Hour}, MaxAttempts: 5}.WithDefaults()
+	for _, c := range []struct {
+		before, more int
+		want         time.Duration
+	}{{2, 0, 0}, {2, 1, time.Hour}, {2, 2, 3 * time.Hour}, {4, 1, 2 * time.Hour}} {
+		if got := r.waits(c.before, c.more); got != c.want {
+			t.Errorf("after %d attempts, %d more wait %s, want %s", c.before, c.more, got, c.want)
+		}
+	}
+	tracker := &Tracker{}
+	tracker.restored.attempts = []attempts{{offset: 3, count: 2}, {offset: 7, count: 4}}
+	for offset, want := range map[int64]int{2: 0, 3: 2, 5: 0, 7: 4, 9: 0} {
+		if got := tracker.triedBefore(offset); got != want {
+			t.Errorf("the event at %d was tried %d times, want %d", offset, got, want)
+		}
+	}
+	if tracker.hadAttempts(7) != 4 || tracker.triedBefore(7) != 0 {
+		t.Error("looking took the count, or taking did not")
+	}
+}

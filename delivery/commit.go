@@ -75,6 +75,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	what := map[broker.TopicPartition]broker.Committing{}
 	versions := map[*partition]uint64{}
 	q.mu.Lock()
+	q.metrics.tell() // each lease and each settlement leads to a commit
 	for tp, p := range q.trackers {
 		if p.uncommittable() || p.version == p.committed || only != nil && !only[tp] {
 			continue

@@ -12,6 +12,7 @@ type metrics struct {
 	lentTotal, settledTotal, deadLetters, deadLetterFailures, commitFailures, repeats, ignored, aside, moveFailures, filteredTotal, cancels, missedTotal metric.Int64Counter
 	subscription                                                                                                                                         attribute.KeyValue
 	attributes                                                                                                                                           metric.MeasurementOption
+	untoldLent, untoldAcks                                                                                                                               int64 // guarded by the queue's lock
 	bySettlement                                                                                                                                         map[string][]metric.AddOption
 }
 
@@ -50,9 +51,28 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 	return m
 }
 
-func (m *metrics) lent(n int64) { m.lentTotal.Add(context.Background(), n, m.attributes) }
+// lent and settled are called for each event, with the queue's lock held. What is
+// ordinary is added up until tell: telling an instrument costs as much as the
+// tracker does.
+func (m *metrics) lent(n int64) { m.untoldLent += n }
+
 func (m *metrics) settled(how string, n int64) {
+	if how == Ack.String() {
+		m.untoldAcks += n
+		return
+	}
 	m.settledTotal.Add(context.Background(), n, m.bySettlement[how]...)
+}
+
+// tell gives the instruments what was added up. The queue's lock is held.
+func (m *metrics) tell() {
+	if m.untoldLent > 0 {
+		m.lentTotal.Add(context.Background(), m.untoldLent, m.attributes)
+	}
+	if m.untoldAcks > 0 {
+		m.settledTotal.Add(context.Background(), m.untoldAcks, m.bySettlement[Ack.String()]...)
+	}
+	m.untoldLent, m.untoldAcks = 0, 0
 }
 
 func (m *metrics) deadLettered(reason string, n int64) {

@@ -322,6 +322,7 @@ func (q *Queue) closeFor(why error) {
 	q.done.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.metrics.tell()
 	for _, a := range q.attachments {
 		a.end(why)
 	}

@@ -131,6 +131,18 @@ func (r Retry) Validate() []error {
 // Exhausted reports whether an event that failed its attempt-th time is out of attempts.
 func (r Retry) Exhausted(attempt int) bool { return attempt >= r.MaxAttempts }
 
+// waits is how long the waits after so many more attempts are together, when there
+// were some before. An event that failed again in the park has only its first wait
+// in its record and the number of its attempts in the commit: a new owner begins
+// the waits in between anew from there, or each restart would cost an attempt of a
+// schedule of days.
+func (r Retry) waits(before, more int) (all time.Duration) {
+	for i := 1; i <= more; i++ {
+		all += r.Delay(before+i, 0.5)
+	}
+	return all
+}
+
 // Delay is the wait after the attempt-th failure. random is from [0, 1).
 func (r Retry) Delay(attempt int, random float64) time.Duration {
 	var d time.Duration

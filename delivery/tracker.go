@@ -227,6 +227,19 @@ func (t *Tracker) hadAttempts(offset int64) int16 {
 	return 0
 }
 
+// triedBefore is how often an owner before lent the event at offset, which is not taken yet.
+func (t *Tracker) triedBefore(offset int64) int {
+	for _, a := range t.restored.attempts {
+		if a.offset >= offset {
+			if a.offset == offset {
+				return a.count
+			}
+			break
+		}
+	}
+	return 0
+}
+
 // laneOf hashes the lane with 64 bits: two keys that collide wait for each
 // other, which keeps every promise but independence, once in 2^64.
 func (t *Tracker) laneOf(r *event.Record) uint64 {

@@ -239,6 +239,7 @@ func (l *lineReader) start(ctx context.Context, set *lineSet) bool {
 	if !l.room.take(ctx, int64(len(set.items)), set.bytes) {
 		return false
 	}
+	l.publisher.denyItems(l.asked, set.items)
 	var events []event.Event
 	for i := range set.items {
 		if set.items[i].Err == nil {

@@ -237,7 +237,7 @@ func TestEncodingJSONAllocatesNoMoreThanTheLibraryDoesForAMap(t *testing.T) {
 	r := &report{}
 	ours := testing.AllocsPerRun(200, func() { c.fromJSON(text, "", Plain, r) })
 	theirs := testing.AllocsPerRun(200, func() { _, _ = c.schema.Encode(native) }) // it was tried above
-	if !r.ok() || ours > theirs+1 { // a collection in between empties the pool of writers
+	if !r.ok() || ours > theirs+1 {                                                // a collection in between empties the pool of writers
 		t.Errorf("%v allocations, the library takes %v; %v", ours, theirs, r.list)
 	}
 }

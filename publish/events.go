@@ -237,11 +237,14 @@ func (p *Publisher) several(ctx context.Context, w http.ResponseWriter, a asked,
 
 // resultsOf publishes, or checks, the items that are events.
 func (p *Publisher) resultsOf(ctx context.Context, a asked, items []event.Item) ([]result, error) {
+	if !a.atomic {
+		p.denyItems(a, items)
+	}
 	results := make([]result, len(items))
 	events, at := make([]event.Event, 0, len(items)), make([]int, 0, len(items))
 	for i := range items {
 		if items[i].Err != nil {
-			results[i].err = invalid(items[i].Err)
+			results[i].err = invalidItem(items[i].Err)
 			continue
 		}
 		events, at = append(events, items[i].Event), append(at, i)
@@ -270,6 +273,17 @@ func (p *Publisher) resultsOf(ctx context.Context, a asked, items []event.Item) 
 		}
 	}
 	return results, nil
+}
+
+// denyItems marks the items that name a topic of their own which the caller may
+// not publish to: one of them is no reason to refuse those beside it. The
+// request's own topic is checked for the request.
+func (p *Publisher) denyItems(a asked, items []event.Item) {
+	for i := range items {
+		if topic := items[i].Event.Topic; items[i].Err == nil && topic != "" && topic != a.topic {
+			items[i].Err = p.policy.Check(a.who, authz.Publish, topic)
+		}
+	}
 }
 
 // result is what is answered for one event of several.

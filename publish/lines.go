@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,9 @@ const (
 	lineGroup = 256
 	// lineIdle is how long a stream may send nothing.
 	lineIdle = 5 * time.Minute
+	// lineUnread is how long answers may wait to be read. Longer lets more streams
+	// that nobody reads hold their window; shorter cuts clients that pause.
+	lineUnread = time.Minute
 )
 
 // IsStream reports whether a request of the events route is a stream of lines.
@@ -73,12 +77,22 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 	defer cancel()
 	defer func() { _ = control.SetReadDeadline(time.Now()) }() // a reader that waits for a line stops
 
+	write := func(b []byte, flush bool) error {
+		_ = control.SetWriteDeadline(time.Now().Add(lineUnread))
+		_, err := w.Write(b)
+		if err == nil && flush {
+			err = control.Flush()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			p.log.WarnContext(ctx, "a stream of lines is cut: its answers are not read", "topic", a.topic, "caller", a.who.Name, "waited", lineUnread)
+			return fault.New(fault.SlowConsumer, "the answers were not read for %v: read them while you send", lineUnread)
+		}
+		_ = control.SetWriteDeadline(time.Time{}) // HTTP/2 ends the stream when it comes, written or not
+		return err
+	}
 	notice := &drainNotice{publisher: p, draining: p.draining, send: func(deadline time.Time) error {
 		b := deadline.UTC().AppendFormat([]byte(`{"drain":{"deadline":"`), time.RFC3339Nano)
-		if _, err := w.Write(append(b, "\"}}\n"...)); err != nil {
-			return err
-		}
-		return control.Flush()
+		return write(append(b, "\"}}\n"...), true)
 	}}
 	for {
 		var b []byte
@@ -98,13 +112,8 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 			}
 			continue
 		}
-		if _, err := w.Write(b); err != nil {
+		if err := write(b, len(groups) == 0); err != nil {
 			return err
-		}
-		if len(groups) == 0 {
-			if err := control.Flush(); err != nil {
-				return err
-			}
 		}
 	}
 }
@@ -239,6 +248,7 @@ func (l *lineReader) start(ctx context.Context, set *lineSet) bool {
 	if !l.room.take(ctx, int64(len(set.items)), set.bytes) {
 		return false
 	}
+	l.publisher.denyItems(l.asked, set.items)
 	var events []event.Event
 	for i := range set.items {
 		if set.items[i].Err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/dynamicpb"
@@ -205,5 +206,38 @@ func TestTheBenchmarksEventIsOneOfItsSchemas(t *testing.T) {
 	theirs, err := c.schema.Encode(native)
 	if err != nil || !wrong.ok() || len(ours) != len(theirs) {
 		t.Errorf("%d and %d bytes, %v %v", len(ours), len(theirs), wrong.list, err)
+	}
+}
+
+// BenchmarkAvroAgainstLibrary reports the time of encoding JSON as a multiple of
+// the library's for a Go map of the same event, measured in turns. At most 2 is promised.
+func BenchmarkAvroAgainstLibrary(b *testing.B) {
+	c := avroOf(b, benchSchema)
+	text, native := benchEvent()
+	var ours, theirs time.Duration
+	for b.Loop() {
+		began := time.Now()
+		for range 100 {
+			c.fromJSON(text, "", Plain, &report{}) // that it fits is tried above
+		}
+		middle := time.Now()
+		for range 100 {
+			if _, err := c.schema.Encode(native); err != nil {
+				b.Fatal(err)
+			}
+		}
+		ours, theirs = ours+middle.Sub(began), theirs+time.Since(middle)
+	}
+	b.ReportMetric(float64(ours)/float64(theirs), "x-library")
+}
+
+func TestEncodingJSONAllocatesNoMoreThanTheLibraryDoesForAMap(t *testing.T) {
+	c := avroOf(t, benchSchema)
+	text, native := benchEvent()
+	r := &report{}
+	ours := testing.AllocsPerRun(200, func() { c.fromJSON(text, "", Plain, r) })
+	theirs := testing.AllocsPerRun(200, func() { _, _ = c.schema.Encode(native) }) // it was tried above
+	if !r.ok() || ours > theirs+1 {                                                // a collection in between empties the pool of writers
+		t.Errorf("%v allocations, the library takes %v; %v", ours, theirs, r.list)
 	}
 }

@@ -305,3 +305,54 @@ func TestAClientThatSendsSlowlyIsCutAndTheOthersAreServed(t *testing.T) {
 		b.stop()
 	})
 }
+
+// A client that sends lines and reads no answer is sent no more than its window,
+// is read no further, and is cut; over HTTP/2 its connection goes on.
+func TestAClientThatNeverReadsItsAnswersIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("unread", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), nil)
+		h2 := new(http.Protocols)
+		h2.SetUnencryptedHTTP2(true)
+		for name, transport := range map[string]*http.Transport{
+			"HTTP/1.1": {DialContext: b.network.DialContext},
+			"HTTP/2":   {DialContext: b.network.DialContext, Protocols: h2},
+		} {
+			out, in := io.Pipe()
+			request, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1:7600/v1/topics/"+topic+"/events", out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Content-Type", "application/x-ndjson")
+			request.Header.Set("Accept", "application/x-ndjson")
+			answer, err := transport.RoundTrip(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			began, sent := time.Now(), 0
+			for time.Since(began) < 10*time.Minute {
+				n, err := io.WriteString(in, strings.Repeat("no json\n", 1000))
+				if sent += n; err != nil {
+					break
+				}
+			}
+			if took := time.Since(began); took > 2*time.Minute {
+				t.Errorf("%s: cut after %v", name, took)
+			}
+			if sent > 4<<20 { // its answers are some forty times as long
+				t.Errorf("%s: %d bytes were read of a client that reads nothing", name, sent)
+			}
+			if _, err := io.Copy(io.Discard, answer.Body); err == nil {
+				t.Errorf("%s: the answer ends as if it were whole", name)
+			}
+			_ = answer.Body.Close() // it was cut
+			_ = in.Close()
+			if r, err := b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}}); err != nil || r.Results[0].Error != nil {
+				t.Errorf("after %s: %v %v", name, r, err)
+			}
+			transport.CloseIdleConnections()
+		}
+		b.stop()
+	})
+}

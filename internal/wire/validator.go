@@ -51,6 +51,9 @@ func (r *Rules) Validate(m proto.Message, options ...protovalidate.ValidationOpt
 	return r.compiled.Validate(m, options...)
 }
 
+// noTime is the second that begins the year 1; its first moment stands for no time here.
+const noTime = -62135596800
+
 // plain reports whether m surely breaks none of the protos' rules.
 func plain(m *posternv1.PublishRequest) bool {
 	if _, err := event.ParseTopic(m.Topic); err != nil || len(m.Events) == 0 || len(m.Events) > 10_000 || m.Durability < 0 || m.Durability > posternv1.Durability_DURABILITY_LEADER {
@@ -58,7 +61,8 @@ func plain(m *posternv1.PublishRequest) bool {
 	}
 	for _, e := range m.Events {
 		switch {
-		case len(e.Extensions) > 128, len(e.Headers) > 1024, len(e.DedupeKey) > 512, e.Partition != nil && *e.Partition < 0, e.SchemaId < 0, e.SchemaVersion < 0:
+		case len(e.Extensions) > 128, len(e.Headers) > 1024, len(e.DedupeKey) > 512, e.Partition != nil && *e.Partition < 0, e.SchemaId < 0, e.SchemaVersion < 0,
+			e.Time != nil && e.Time.Seconds <= noTime, e.Timestamp != nil && e.Timestamp.Seconds <= noTime:
 			return false
 		}
 		if e.Topic != "" {

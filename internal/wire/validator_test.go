@@ -3,9 +3,11 @@ package wire
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
@@ -35,6 +37,13 @@ func TestTheHandsCheckPassesNothingThatTheProtosRulesRefuse(t *testing.T) {
 			}
 			if rapid.Bool().Draw(t, "has partition") {
 				e.Partition = proto.Int32(rapid.SampledFrom([]int32{-1, 0, 1, 2, 3}).Draw(t, "partition"))
+			}
+			seconds := rapid.SampledFrom([]int64{noTime - 1, noTime, noTime, noTime + 1, 0, 0, 0, 1 << 40})
+			if rapid.Bool().Draw(t, "has time") {
+				e.Time = &timestamppb.Timestamp{Seconds: seconds.Draw(t, "time"), Nanos: rapid.SampledFrom([]int32{0, 1}).Draw(t, "nanos")}
+			}
+			if rapid.Bool().Draw(t, "has timestamp") {
+				e.Timestamp = &timestamppb.Timestamp{Seconds: seconds.Draw(t, "timestamp")}
 			}
 			name := rapid.SampledFrom([]string{"a", "a", "b7", "b7", "ext1", "", "A", "a-b", "data"}).Draw(t, "name")
 			for range rapid.SampledFrom([]int{0, 0, 0, 1, 128, 129}).Draw(t, "extensions") {
@@ -99,5 +108,28 @@ func TestTheRulesAreCompiledWhenTheyAreNeeded(t *testing.T) {
 	}
 	if err := v.Validate(&posternv1.PublishRequest{Topic: "no topic", Events: []*posternv1.Event{{}}}); err == nil || rules.compiled == nil {
 		t.Errorf("one that breaks a rule: %v", err)
+	}
+}
+
+// The first moment of the year 1 was taken for no time: the event was stored without.
+func TestTheFirstMomentOfTheYear1IsNotTakenForNone(t *testing.T) {
+	rules, err := protovalidate.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := timestamppb.New(time.Time{})
+	v := Validator{Validator: rules}
+	for name, e := range map[string]*posternv1.Event{"time": {Time: first}, "timestamp": {Timestamp: first}} {
+		err := v.Validate(&posternv1.PublishRequest{Topic: "orders", Events: []*posternv1.Event{e}})
+		if err == nil || !strings.Contains(err.Error(), "events[0]."+name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	later := timestamppb.New(time.Time{}.Add(1))
+	if err := v.Validate(&posternv1.PublishRequest{Topic: "orders", Events: []*posternv1.Event{{Time: later, Timestamp: later}}}); err != nil {
+		t.Error(err)
+	}
+	if e := FromEvent(&posternv1.Event{Time: later}); e.Time.IsZero() {
+		t.Error("a nanosecond later is taken for none")
 	}
 }

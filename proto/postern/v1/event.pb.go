@@ -98,7 +98,8 @@ type Event struct {
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	// CloudEvents `subject`.
 	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
-	// CloudEvents `time`: when it happened.
+	// CloudEvents `time`: when it happened. The first moment of the year 1 is refused:
+	// it stands for no time here.
 	Time *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
 	// Media type of `data` (CloudEvents `datacontenttype`).
 	ContentType string `protobuf:"bytes,6,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
@@ -464,13 +465,13 @@ var File_postern_v1_event_proto protoreflect.FileDescriptor
 const file_postern_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"\x16postern/v1/event.proto\x12\n" +
-	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\x05\n" +
+	"postern.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x05\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n" +
-	"\asubject\x18\x04 \x01(\tR\asubject\x12.\n" +
-	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12!\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12C\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\x13\xbaH\x10\xb2\x01\r*\v\b\x80\x92\xb8Ø\xfe\xff\xff\xff\x01R\x04time\x12!\n" +
 	"\fcontent_type\x18\x06 \x01(\tR\vcontentType\x12\x1f\n" +
 	"\vdata_schema\x18\a \x01(\tR\n" +
 	"dataSchema\x12@\n" +
@@ -483,8 +484,8 @@ const file_postern_v1_event_proto_rawDesc = "" +
 	"\aheaders\x18\v \x03(\v2\x12.postern.v1.HeaderB\t\xbaH\x06\x92\x01\x03\x10\x80\bR\aheaders\x12'\n" +
 	"\n" +
 	"dedupe_key\x18\f \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tdedupeKey\x12*\n" +
-	"\tpartition\x18\r \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x02R\tpartition\x88\x01\x01\x128\n" +
-	"\ttimestamp\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x127\n" +
+	"\tpartition\x18\r \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x02R\tpartition\x88\x01\x01\x12M\n" +
+	"\ttimestamp\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampB\x13\xbaH\x10\xb2\x01\r*\v\b\x80\x92\xb8Ø\xfe\xff\xff\xff\x01R\ttimestamp\x127\n" +
 	"\x05topic\x18\x0f \x01(\tB!\xbaH\x1e\xd8\x01\x01r\x192\x17^[a-zA-Z0-9._-]{1,249}$R\x05topic\x12$\n" +
 	"\tschema_id\x18\x10 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bschemaId\x12.\n" +
 	"\x0eschema_version\x18\x11 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rschemaVersionB\x06\n" +

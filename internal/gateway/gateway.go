@@ -207,7 +207,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- g.server.Run() }()
 	work.Go(func() { g.watchKafka(working) })
-	work.Go(func() { g.queues.KeepPositions(ctx, g.keptPositions) })
 	if g.tends {
 		work.Go(func() { tend(working) })
 	}
@@ -217,6 +216,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	keeping.Go(func() { g.endpoints.Run(keep) })
 	registering, stopRegistering := context.WithCancel(working)
 	defer stopRegistering()
+	work.Go(func() { g.queues.KeepPositions(registering, g.keptPositions) })
 	jobbing, stopJobs := context.WithCancel(working)
 	defer stopJobs()
 	jobs := make(chan struct{})

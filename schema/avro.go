@@ -95,8 +95,9 @@ func (t *avroType) String() string {
 // schema; the walk between JSON and binary is ours, because the library's stops
 // at the first violation and takes the first branch of a union that fits.
 type avroCodec struct {
-	schema *avro.Schema
-	root   *avroType
+	schema   *avro.Schema
+	root     *avroType
+	defaults int // bytes of all fields' defaults
 }
 
 // maxTypes bounds the types of one schema.
@@ -132,7 +133,8 @@ func newAvro(text string, references []string) (*avroCodec, error) {
 	if c.root, err = p.plan(whole.Root(), 0); err != nil {
 		return nil, err
 	}
-	return c, p.fallbacks()
+	c.defaults, err = p.fallbacks()
+	return c, err
 }
 
 // avroPlanner makes avroTypes of a schema's nodes.
@@ -216,8 +218,7 @@ const maxDefaults = 1 << 20
 
 // fallbacks encodes the fields' defaults. One whose record holds other defaults
 // needs those first, so they are tried until none is left or none moves on.
-func (p *avroPlanner) fallbacks() error {
-	total := 0
+func (p *avroPlanner) fallbacks() (total int, err error) {
 	for len(p.later) > 0 {
 		var stuck []pendingDefault
 		var last error
@@ -225,11 +226,11 @@ func (p *avroPlanner) fallbacks() error {
 			f := &d.record.fields[d.field]
 			text, err := json.Marshal(d.value)
 			if err != nil {
-				return fmt.Errorf("the default of %s.%s: %w", d.record.name, f.name, err)
+				return 0, fmt.Errorf("the default of %s.%s: %w", d.record.name, f.name, err)
 			}
 			w := avroWriter{spelling: spellingDefault, report: &report{}}
 			if err := w.doc.parse(text); err != nil {
-				return fmt.Errorf("the default of %s.%s: %w", d.record.name, f.name, err)
+				return 0, fmt.Errorf("the default of %s.%s: %w", d.record.name, f.name, err)
 			}
 			w.budget = budgetOf(&w.doc)
 			w.value(f.of, 0)
@@ -239,7 +240,7 @@ func (p *avroPlanner) fallbacks() error {
 				continue
 			}
 			if total += len(w.out); total > maxDefaults {
-				return fmt.Errorf("the defaults are larger than %d bytes", maxDefaults)
+				return 0, fmt.Errorf("the defaults are larger than %d bytes", maxDefaults)
 			}
 			f.fallback = w.out
 			if f.fallback == nil {
@@ -247,11 +248,11 @@ func (p *avroPlanner) fallbacks() error {
 			}
 		}
 		if len(stuck) == len(p.later) {
-			return last
+			return 0, last
 		}
 		p.later = stuck
 	}
-	return nil
+	return total, nil
 }
 
 func (c *avroCodec) format() Format { return Avro }
@@ -281,6 +282,17 @@ func (c *avroCodec) check(payload []byte, _ []int, r *report) {
 		reader.wrong.report(r)
 	}
 }
+
+// unfolds reports whether payload, which c checked, becomes too large when a
+// reader's schema gives each of its records all its defaults.
+func (c *avroCodec) unfolds(payload []byte, reader *avroCodec) bool {
+	r := avroReader{data: payload, quiet: true}
+	return r.read(c.root) == nil && r.records*reader.defaults > max(maxUnfolded, 16*len(payload))
+}
+
+// maxUnfolded is how many bytes the defaults of a reader's schema may always add to
+// one value.
+const maxUnfolded = 4 << 20
 
 func (c *avroCodec) toJSON(payload []byte, _ []int, spelling Spelling) ([]byte, error) {
 	reader := avroReader{data: payload, spelling: spelling, out: make([]byte, 0, 2*len(payload)+64)}

@@ -28,6 +28,7 @@ type avroReader struct {
 	path     document // its pointer only
 	budget   int      // of values; a schema can have thousands without a byte
 	empty    int      // items that had no bytes
+	records  int      // that were read
 	wrong    *violationError
 }
 
@@ -151,6 +152,7 @@ func (r *avroReader) value(t *avroType, depth int) bool {
 		r.puts(t.symbols[i])
 		r.put('"')
 	case avroRecord:
+		r.records++
 		r.put('{')
 		for i := range t.fields {
 			f := &t.fields[i]

@@ -1,10 +1,14 @@
 package schema
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/fault"
 )
 
 // soon is what each of these may take; unbounded they take minutes, or all memory.
@@ -154,4 +158,27 @@ func TestSchemasThatAreBombsAreRefusedOrHarmless(t *testing.T) {
 			_, _ = one.toJSON([]byte("\x02a\x04"), []int{0}, Plain) // an error is as good as a text
 		})
 	}
+}
+
+func TestAReadersLargeDefaultIsNotGivenToCountlessSmallRecords(t *testing.T) {
+	field := `{"name":"x","type":"int"}`
+	of := func(fields string) string {
+		return `{"type":"array","items":{"type":"record","name":"R","fields":[` + fields + `]}}`
+	}
+	s := newShelf()
+	id := s.put("orders-value", avroDef(of(field)))
+	s.put("orders-value", avroDef(of(field+`,{"name":"y","type":"string","default":"`+strings.Repeat("y", 100_000)+`"}`)))
+	c := checkerOf(t, s, Rules{Value: PartRules{Rule: Encode, ReadAs: "latest"}})
+	list := func(n int) []byte {
+		b := binary.AppendVarint([]byte{0, 0, 0, 0, byte(id)}, int64(n))
+		return append(append(b, make([]byte, n)...), 0)
+	}
+	if seen, err := c.View(t.Context(), &event.Record{Topic: "orders", Value: list(10)}); err != nil || len(seen.Value) < 1_000_000 {
+		t.Errorf("ten records: %v", err)
+	}
+	within(t, "a hundred thousand records", func() {
+		if _, err := c.View(t.Context(), &event.Record{Topic: "orders", Value: list(100_000)}); reasonOf(err) != fault.Undecodable || !strings.Contains(err.Error(), "too large") {
+			t.Errorf("a hundred thousand records of 100 KB: %v", err)
+		}
+	})
 }

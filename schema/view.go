@@ -129,6 +129,9 @@ func (c *Checker) readAs(ctx context.Context, rule *partRule, writer *compiled, 
 		if writer.check(payload, nil, whole); !whole.ok() {
 			return nil, undecodable("the bytes are not of schema %d: %s", writer.id, whole.list[0].Description)
 		}
+		if w, r := writer.codec.(*avroCodec), reader.codec.(*avroCodec); w.unfolds(payload, r) {
+			return nil, undecodable("read as schema %d, whose fields have defaults of %d bytes, its records would become too large", reader.id, r.defaults)
+		}
 		resolved, err := reader.reading(writer)
 		if err != nil {
 			return nil, undecodable("schema %d cannot be read as %d: %w", writer.id, reader.id, err)

@@ -104,6 +104,10 @@ const (
 	// DefaultSessionTimeout is short, because a gateway that was killed is back
 	// within a second and waits for it.
 	DefaultSessionTimeout = 10 * time.Second
+	// heartbeats are sent in a session timeout: one that is late, or lost, costs
+	// nothing. No longer apart than Kafka's default: they bring the word of a rebalance.
+	heartbeats   = 6
+	maxHeartbeat = 3 * time.Second
 )
 
 // WithDefaults returns o with empty settings filled in.
@@ -127,6 +131,12 @@ func (o Options) WithDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
+}
+
+// HeartbeatInterval is how often a member of a group tells that it lives, and hears
+// of a rebalance.
+func (o Options) HeartbeatInterval() time.Duration {
+	return min(o.SessionTimeout/heartbeats, maxHeartbeat)
 }
 
 // Validate reports everything wrong with o, each as a *setting.Error.

@@ -100,7 +100,6 @@ type Consumer struct {
 const (
 	fetchMaxBytes          = 8 << 20
 	fetchMaxPartitionBytes = 1 << 20
-	heartbeats             = 6 // in a session timeout: one that is late, or lost, costs nothing
 	// A fetch waits this long for its first byte; a new byte ends it, but a
 	// partition that is resumed meanwhile waits for the next fetch. Longer is
 	// fewer requests of idle consumers.
@@ -137,7 +136,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(), // a polled record must not outlive its assignment: its offset would be taken for a later one's
 		kgo.SessionTimeout(c.options.SessionTimeout),
-		kgo.HeartbeatInterval(c.options.SessionTimeout / heartbeats),
+		kgo.HeartbeatInterval(c.options.HeartbeatInterval()),
 		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),

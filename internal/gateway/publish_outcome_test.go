@@ -49,7 +49,10 @@ func TestAWaitThatEndsIsUnknownOnEverySurface(t *testing.T) {
 			}
 		}
 		decode(t, a.Body, &answer)
-		if a.Status != 200 || len(answer.Results) != 1 || answer.Results[0].Error.Details[0].Reason != string(fault.OutcomeUnknown) || time.Since(began) > 3*time.Second {
+		// Each event's outcome comes in the answer, or, when there was no time left to write one, the request's.
+		whole := a.Status == http.StatusGatewayTimeout && a.Reason == fault.OutcomeUnknown
+		each := a.Status == 200 && len(answer.Results) == 1 && answer.Results[0].Error.Details[0].Reason == string(fault.OutcomeUnknown)
+		if !whole && !each || time.Since(began) > 3*time.Second {
 			t.Errorf(":publish with %s: %d %s after %s", name, a.Status, a.Body, time.Since(began))
 		}
 		if a := g.do("POST", "/v1/topics/"+topic+"/events", "x", headers...); a.Status != http.StatusGatewayTimeout || a.Reason != fault.OutcomeUnknown || a.Metadata["topic"] != topic {

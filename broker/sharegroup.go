@@ -241,3 +241,27 @@ func (c *Client) AlterShareGroup(ctx context.Context, group string, at map[Topic
 	})
 	return failed
 }
+
+// ShareGroup describes a share group, as Group a consumer group.
+func (c *Client) ShareGroup(ctx context.Context, group string) (Group, error) {
+	described, err := c.admin.DescribeShareGroups(ctx, group)
+	of := described[group]
+	if err == nil {
+		err = of.Err
+	}
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return Group{}, nil
+	}
+	if err != nil {
+		return Group{}, toFault(err, "describe share group "+group)
+	}
+	var g Group
+	for _, m := range of.Members {
+		member := Member{Name: memberName(m.ClientID, m.ClientHost)}
+		m.Assignment.Each(func(topic string, p int32) {
+			member.Partitions = append(member.Partitions, TopicPartition{topic, p})
+		})
+		g.Members = append(g.Members, member)
+	}
+	return g, nil
+}

@@ -166,7 +166,7 @@ func TestQueueEventHeldLongerThanKafkasLockIsNotDeliveredTwice(t *testing.T) {
 	cluster := shareCluster(t)
 	topic, group := cluster.Topic("share-renew", 1), cluster.Name("share-renew-sub")
 	put(cluster, topic, 1, "a")
-	lock(t, cluster, group, "5000")
+	cluster.SetGroup(group, "share.record.lock.duration.ms", "5000")
 	g := start(t, cluster, nil)
 	s := g.subscribe(queueOf(group, topic))
 	d := s.next()

@@ -1,25 +1,23 @@
-package gateway
+package brokertest
 
 import (
-	"testing"
+	"context"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/postern-dev/postern/broker/brokertest"
 )
 
-// lock sets how long a share group's events are locked, in milliseconds.
-func lock(t *testing.T, cluster *brokertest.Cluster, group, ms string) {
-	t.Helper()
+// SetGroup sets a setting of a group, which need not be there yet.
+func (c *Cluster) SetGroup(group, name, value string) {
+	c.t.Helper()
 	request := kmsg.NewPtrIncrementalAlterConfigsRequest()
 	of := kmsg.NewIncrementalAlterConfigsRequestResource()
 	of.ResourceType, of.ResourceName = kmsg.ConfigResourceTypeGroupConfig, group
 	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-	config.Name, config.Value = "share.record.lock.duration.ms", &ms
+	config.Name, config.Value = name, &value
 	of.Configs = append(of.Configs, config)
 	request.Resources = append(request.Resources, of)
-	answer, err := request.RequestWith(t.Context(), cluster.Kgo())
+	answer, err := request.RequestWith(context.Background(), c.Kgo())
 	if err != nil || answer.Resources[0].ErrorCode != 0 {
-		t.Fatalf("set the lock: %v %v", err, answer)
+		c.t.Fatalf("set %s of group %s: %v %v", name, group, err, answer)
 	}
 }

@@ -87,6 +87,8 @@ type ShareConsumer struct {
 
 	ctx    context.Context // ends when the member leaves
 	cancel context.CancelFunc
+	talk   context.Context // of requests to sessions: one that is cut off takes the session's locks and words with it
+	hangUp context.CancelFunc
 	done   sync.WaitGroup
 	look   chan struct{} // metadata is to be asked for
 
@@ -110,8 +112,9 @@ func (c *Client) NewShareConsumer(o ShareOptions, user ShareUser) *ShareConsumer
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
 	ctx, cancel := context.WithCancel(context.Background())
+	talk, hangUp := context.WithCancel(context.Background())
 	return &ShareConsumer{
-		client: c, options: o, user: user, member: hex.EncodeToString(id[:]), ctx: ctx, cancel: cancel, look: make(chan struct{}, 1),
+		client: c, options: o, user: user, member: hex.EncodeToString(id[:]), ctx: ctx, cancel: cancel, talk: talk, hangUp: hangUp, look: make(chan struct{}, 1),
 		topics: slices.Clone(o.Topics), names: map[[16]byte]string{}, nodes: map[int32]*shareNode{},
 	}
 }
@@ -122,6 +125,7 @@ func (c *Client) NewShareConsumer(o ShareOptions, user ShareUser) *ShareConsumer
 func (s *ShareConsumer) Join(ctx context.Context, begun func(ShareSettings)) error {
 	fail := func(err error) error {
 		s.cancel()
+		s.hangUp()
 		return err
 	}
 	if err := s.client.shareSupported(ctx); err != nil {
@@ -421,6 +425,9 @@ func (s *ShareConsumer) Partitions() []TopicPartition {
 // Close says the last words, releases everything else, and leaves the group.
 func (s *ShareConsumer) Close() {
 	s.cancel()
+	limit := time.AfterFunc(shareLeaveTimeout, s.hangUp)
+	defer limit.Stop()
 	s.done.Wait()
+	s.hangUp()
 	s.kgo.Close()
 }

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -60,7 +59,7 @@ func (n *shareNode) run() {
 		acks := n.take()
 		if len(acks) > 0 {
 			n.wait = shareWaitLeast
-			n.acknowledge(c.ctx, acks)
+			n.acknowledge(acks)
 		}
 		wanted, room := n.plan()
 		if room == 0 || len(wanted) == 0 {
@@ -173,7 +172,7 @@ func (n *shareNode) fetch(wanted map[sharePart]bool, room int) error {
 		request.ForgottenTopicsData = append(request.ForgottenTopicsData, t)
 	}
 	sent := time.Now()
-	got, err := c.kgo.Broker(int(n.id)).Request(c.ctx, request)
+	got, err := c.kgo.Broker(int(n.id)).Request(c.talk, request)
 	if err != nil {
 		n.end(err)
 		poke(c.look) // perhaps it leads nothing any more
@@ -282,7 +281,7 @@ func decodeShare(topic string, p *kmsg.ShareFetchResponseTopicPartition, s *Shar
 
 // acknowledge says words. When Kafka refuses a partition's, all of them are
 // refused for the one whose lock is gone: they are said again in halves.
-func (n *shareNode) acknowledge(ctx context.Context, acks []ShareAck) {
+func (n *shareNode) acknowledge(acks []ShareAck) {
 	c := n.consumer
 	live := acks[:0:0]
 	for _, a := range acks {
@@ -296,7 +295,7 @@ func (n *shareNode) acknowledge(ctx context.Context, acks []ShareAck) {
 		return
 	}
 	sent := time.Now()
-	answer, err := n.request(ctx, n.epoch, live)
+	answer, err := n.request(n.epoch, live)
 	if err == nil {
 		err = kerr.ErrorForCode(answer.ErrorCode)
 	}
@@ -308,12 +307,12 @@ func (n *shareNode) acknowledge(ctx context.Context, acks []ShareAck) {
 		return
 	}
 	n.advance()
-	n.tell(ctx, answer, live, sent)
+	n.tell(answer, live, sent)
 }
 
 // tell tells the user what became of words, and says those again that were
 // refused for others.
-func (n *shareNode) tell(ctx context.Context, answer *kmsg.ShareAcknowledgeResponse, acks []ShareAck, sent time.Time) {
+func (n *shareNode) tell(answer *kmsg.ShareAcknowledgeResponse, acks []ShareAck, sent time.Time) {
 	c := n.consumer
 	until := sent.Add(time.Duration(answer.AcquisitionLockTimeoutMillis) * time.Millisecond)
 	outcome := map[TopicPartition]error{}
@@ -341,12 +340,12 @@ func (n *shareNode) tell(ctx context.Context, answer *kmsg.ShareAcknowledgeRespo
 		err := outcome[at]
 		switch {
 		case errors.Is(err, kerr.InvalidRecordState) && len(again) > 1:
-			n.acknowledge(ctx, again[:len(again)/2])
-			n.acknowledge(ctx, again[len(again)/2:])
+			n.acknowledge(again[:len(again)/2])
+			n.acknowledge(again[len(again)/2:])
 			continue
-		case kerr.IsRetriable(err) && !errors.Is(err, kerr.NotLeaderForPartition) && !errors.Is(err, kerr.FencedLeaderEpoch) && !errors.Is(err, kerr.UnknownTopicOrPartition) && ctx == c.ctx && ctx.Err() == nil:
+		case kerr.IsRetriable(err) && !errors.Is(err, kerr.NotLeaderForPartition) && !errors.Is(err, kerr.FencedLeaderEpoch) && !errors.Is(err, kerr.UnknownTopicOrPartition) && c.ctx.Err() == nil:
 			select { // the locks hold meanwhile; their user knows how long
-			case <-ctx.Done():
+			case <-c.ctx.Done():
 			case <-time.After(shareRetry / 5):
 			}
 			c.Acknowledge(again...)
@@ -360,7 +359,7 @@ func (n *shareNode) tell(ctx context.Context, answer *kmsg.ShareAcknowledgeRespo
 	}
 }
 
-func (n *shareNode) request(ctx context.Context, epoch int32, acks []ShareAck) (*kmsg.ShareAcknowledgeResponse, error) {
+func (n *shareNode) request(epoch int32, acks []ShareAck) (*kmsg.ShareAcknowledgeResponse, error) {
 	c := n.consumer
 	request := kmsg.NewPtrShareAcknowledgeRequest()
 	request.GroupID, request.MemberID, request.ShareSessionEpoch = &c.options.Group, &c.member, epoch
@@ -389,7 +388,7 @@ func (n *shareNode) request(ctx context.Context, epoch int32, acks []ShareAck) (
 		}
 		request.Topics = append(request.Topics, t)
 	}
-	got, err := c.kgo.Broker(int(n.id)).Request(ctx, request)
+	got, err := c.kgo.Broker(int(n.id)).Request(c.talk, request)
 	if err != nil {
 		return nil, err
 	}
@@ -420,8 +419,6 @@ func shareBatches(acks []ShareAck) []kmsg.ShareAcknowledgeRequestTopicPartitionA
 
 // farewell says the last words and ends the session, which releases what is left.
 func (n *shareNode) farewell() {
-	ctx, cancel := context.WithTimeout(context.Background(), shareLeaveTimeout)
-	defer cancel()
 	for {
 		acks := n.take()
 		if len(acks) == 0 {
@@ -432,10 +429,10 @@ func (n *shareNode) farewell() {
 				acks[i].Word = ShareRelease
 			}
 		}
-		n.acknowledge(ctx, acks)
+		n.acknowledge(acks)
 	}
 	if n.session != nil {
-		_, _ = n.request(ctx, -1, nil) // without it the session ends with the connection
+		_, _ = n.request(-1, nil) // without it the session ends with the connection
 		n.end(nil)
 	}
 }

@@ -268,7 +268,7 @@ func decodeShare(topic string, p *kmsg.ShareFetchResponseTopicPartition, s *Shar
 				continue
 			}
 			gap(k.Offset)
-			all = append(all, Acquired{Record: fromRecord(k), Deliveries: int(r.DeliveryCount), Session: s})
+			all = append(all, Acquired{Record: fromRecord(k), Deliveries: max(1, int(r.DeliveryCount)), Session: s})
 			next = k.Offset + 1
 		}
 		gap(r.LastOffset + 1)

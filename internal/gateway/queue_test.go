@@ -244,3 +244,40 @@ func TestQueueEventsOfAGatewayThatStopsGoToAnotherAtOnce(t *testing.T) {
 	}
 	b.close()
 }
+
+func TestQueueAcksJustBeforeAnOrderlyStopAreNotDeliveredAgain(t *testing.T) {
+	cluster := shareCluster(t)
+	topic, group := cluster.Topic("share-stop", 1), cluster.Name("share-stop-sub")
+	put(cluster, topic, 50, "a")
+	one, two := start(t, cluster, nil), start(t, cluster, nil)
+	open := queueOf(group, topic)
+	open.Confirm = posternv1.Confirm_CONFIRM_ON_ACCEPT
+	a := one.subscribe(open)
+	acked := map[string]bool{}
+	var left *posternv1.Delivery
+	for range 50 {
+		d := a.next()
+		if left == nil {
+			left = d
+			continue
+		}
+		acked[string(d.Event.Data)] = true
+		a.ack(d)
+	}
+	for n := 0; n < 49; { // taken, and not yet by Kafka
+		n += max(len(a.receipt().Accepted), 1)
+	}
+	a.cancel()
+	one.stop()
+	b := two.subscribe(open)
+	d := b.next()
+	if string(d.Event.Data) != string(left.Event.Data) {
+		t.Errorf("%s came again, which was acknowledged: %v", d.Event.Data, acked[string(d.Event.Data)])
+	}
+	b.ack(d)
+	eventually(t, "all is settled", func() bool { return shareLag(t, cluster, group, topic) == 0 })
+	if len(b.events) > 0 {
+		t.Errorf("%d more came", len(b.events))
+	}
+	b.close()
+}

@@ -85,6 +85,7 @@ func (q *Queue) openShared(ctx context.Context) error {
 	}
 	q.done.Go(q.timerLoop)
 	q.done.Go(q.letterLoop)
+	q.done.Go(q.judgeLoop)
 	q.done.Go(q.lockLoop)
 	q.done.Go(q.lagLoop)
 	return nil
@@ -150,10 +151,12 @@ type sharer struct{ q *Queue }
 // Acquired takes events that are locked for this instance.
 func (s sharer) Acquired(all []broker.Acquired, until time.Time) {
 	q := s.q
+	ctx, cancel := context.WithTimeout(q.ctx, judgePatience)
 	verdicts := make([]verdict, len(all))
 	for i := range all { // outside the lock: it may take a while
-		verdicts[i] = q.judge(all[i].Record)
+		verdicts[i] = q.judge(ctx, all[i].Record)
 	}
+	cancel()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, end := q.now(), q.since(until)
@@ -184,20 +187,21 @@ func (q *Queue) takeShared(a *broker.Acquired, v verdict, now, until time.Durati
 	}
 	was := s.stories[at]
 	delete(s.stories, at)
-	was.attempts, was.due = int16(a.Deliveries-1), 0
+	was.attempts = int16(a.Deliveries - 1)
+	if was.story != nil { // what the filter said then is said anew
+		was.story.unjudged, was.story.filter = false, nil
+	}
 	s.numbered++
 	h := &hold{place: at, session: a.Session, deliveries: a.Deliveries, since: now, until: until, fate: &fate{}}
 	h.entry = p.take(s.numbered, r, was)
 	s.held[at] = h
-	switch {
-	case v.skip:
+	if v.skip {
 		q.metrics.filtered(1)
 		q.say(h, broker.ShareAccept)
 		q.letGo(h)
-	case v.err != nil:
-		q.unready(p, h.entry)
-		q.bury(p, h.entry, reasonFilter, v.err.Error())
+		return
 	}
+	q.judged(p, h.entry, v)
 }
 
 // Acknowledged learns what became of a word.
@@ -366,7 +370,8 @@ func (q *Queue) lastDelivery(h *hold) bool { return h.deliveries >= q.shared.lim
 
 // dueShared ends a wait. q.mu is held.
 func (q *Queue) dueShared(p *partition, e *entry) {
-	if h := q.shared.held[placeOf(e.record)]; !q.lastDelivery(h) {
+	h := q.shared.held[placeOf(e.record)]
+	if !q.lastDelivery(h) && (e.story == nil || !e.story.unjudged) { // an event the filter cannot judge yet was tried by nobody
 		q.giveBack(h)
 		return
 	}

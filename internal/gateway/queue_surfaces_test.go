@@ -328,3 +328,21 @@ func TestQueueWhoseGroupIsSetOtherwiseIsRefusedWithTheCommandThatSetsIt(t *testi
 	}
 	s.close()
 }
+
+func TestQueueWhoseGroupIsAConsumerGroupSaysSo(t *testing.T) {
+	cluster := shareCluster(t)
+	topic, group, name := cluster.Topic("share-clash", 1), cluster.Name("share-clash-group"), cluster.Name("share-clash-sub")
+	put(cluster, topic, 1, "a")
+	g := start(t, cluster, nil)
+	s := g.subscribe(inline(group, topic))
+	s.ack(s.next())
+	s.receipt()
+	g.create(&posternv1.Subscription{Name: name, Topics: []string{topic}, Group: group, Order: posternv1.Order_ORDER_QUEUE})
+	other := g.subscribe(&posternv1.Open{Subscription: name})
+	eventually(t, "the cause", func() bool {
+		st, err := g.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+		return err == nil && strings.Contains(st.GetCause().GetSummary(), group+" is a consumer group")
+	})
+	other.cancel()
+	s.close()
+}

@@ -610,6 +610,10 @@ const assignmentBits = 40
 // released decides about an event of a tier whose time there is over: it is
 // ready, waits here for the rest, or goes to another tier. q.mu is held.
 func (q *Queue) released(p *partition, e *entry, now time.Duration) {
+	if p.shared != nil {
+		q.dueShared(p, e)
+		return
+	}
 	due := time.Duration(0)
 	if e.story != nil {
 		due = e.story.due

@@ -76,6 +76,9 @@ func excerpt(text string, n int) string {
 func (q *Queue) bury(p *partition, e *entry, reason, why string) {
 	p.bury(e, why)
 	p.burying++
+	if p.shared != nil {
+		p.shared.said = p.shared.held[placeOf(e.record)].fate
+	}
 	e.story.reason = reason
 	switch reason {
 	case reasonFilter:

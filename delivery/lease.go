@@ -14,16 +14,17 @@ const (
 	OrderKey       Order = iota // events of one key, one after the other; keys in parallel
 	OrderPartition              // one event of a partition at a time
 	OrderNone                   // no event waits for another
+	OrderQueue                  // none waits for another, and Kafka's share group gives each to any instance
 )
 
-var orders = [...]string{OrderKey: "key", OrderPartition: "partition", OrderNone: "none"}
+var orders = [...]string{OrderKey: "key", OrderPartition: "partition", OrderNone: "none", OrderQueue: "queue"}
 
 func (o Order) String() string { return orders[o] }
 
-// MarshalText writes key, partition or none.
+// MarshalText writes key, partition, none or queue.
 func (o Order) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
-// UnmarshalText reads key, partition or none.
+// UnmarshalText reads key, partition, none or queue.
 func (o *Order) UnmarshalText(b []byte) error {
 	for i, name := range orders {
 		if name == string(b) {
@@ -31,7 +32,7 @@ func (o *Order) UnmarshalText(b []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is not an order: use key, partition or none", b)
+	return fmt.Errorf("%q is not an order: use key, partition, none or queue", b)
 }
 
 // ID names one lease: which instance gave it out (the upper 20 bits) and a

@@ -49,7 +49,7 @@ func (qs *Queues) KeepPositions(ctx context.Context, all func() []Options) {
 		case <-time.After(next):
 		}
 		for _, o := range all() {
-			if ctx.Err() != nil || qs.Running(o.Name) != nil {
+			if ctx.Err() != nil || o.Order == OrderQueue || qs.Running(o.Name) != nil { // a share group's do not expire
 				continue
 			}
 			qs.refresh(ctx, o)

@@ -148,7 +148,8 @@ type Mover interface {
 type Queue struct {
 	options  Options
 	kafka    *broker.Client
-	consumer *broker.Consumer
+	consumer *broker.Consumer // nil in a share group
+	shared   *sharing         // of OrderQueue (share.go), else nil
 	mover    Mover
 	decode   Decode // nil: there is no schema registry
 	log      *slog.Logger
@@ -214,6 +215,7 @@ type partition struct {
 	at        broker.TopicPartition
 	side      side       // noSide: assigned by the group
 	source    *partition // of a side partition
+	shared    *sharing   // of a share group
 	sides     []*partition
 	sought    bool   // a seek is to be applied: what is read is not taken
 	giveUp    bool   // what was put aside is given up, by a seek
@@ -275,6 +277,9 @@ func (q *Queue) Instance() Instance { return q.instance }
 
 // open joins the group and starts the queue's goroutines, which close waits for.
 func (q *Queue) open(ctx context.Context) error {
+	if q.options.Order == OrderQueue {
+		return q.openShared(ctx)
+	}
 	o := q.options.consumer()
 	q.mu.Lock()
 	desired := q.desired
@@ -317,7 +322,11 @@ func (q *Queue) closeFor(why error) {
 	forGood := !q.stopping
 	q.mu.Unlock()
 	q.drain()
-	q.consumer.Close(forGood) // calls Revoked, which commits
+	if q.shared != nil {
+		q.closeShared()
+	} else {
+		q.consumer.Close(forGood) // calls Revoked, which commits
+	}
 	q.cancel()
 	q.done.Wait()
 	q.mu.Lock()
@@ -432,6 +441,9 @@ func (q *Queue) pollLoop() {
 // again. A pause drops what the client has buffered, so the gap between the
 // two marks is wide.
 func (q *Queue) pace() {
+	if q.shared != nil {
+		return // it fetches what there is room for
+	}
 	q.pacing.Lock()
 	defer q.pacing.Unlock()
 	var pause, resume, pauseAside, resumeAside []broker.TopicPartition
@@ -588,6 +600,9 @@ func (q *Queue) take(p *partition, r *event.Record, v verdict) {
 
 // dispatch lends ready events to attachments with room. q.mu is held.
 func (q *Queue) dispatch() {
+	if q.shared != nil {
+		defer q.shared.consumer.Wake()
+	}
 	if q.draining || q.desired.Paused || len(q.attachments) == 0 || len(q.rotation) == 0 {
 		return
 	}
@@ -757,6 +772,10 @@ func (q *Queue) onTime() time.Duration {
 // failed ends a lease without success: again after delay (negative: when the
 // retry policy says), or to the dead letters when that was the last attempt.
 func (q *Queue) failed(p *partition, e *entry, why string, delay time.Duration) {
+	if q.shared != nil {
+		q.failedShared(p, e, why, delay)
+		return
+	}
 	now := q.now()
 	q.takeBack(e)
 	q.touch(p)
@@ -844,10 +863,13 @@ func (q *Queue) Positions() map[string]map[int32]int64 {
 // Backlog is how many events this instance has still to deliver, as far as it
 // knows: those it holds and those behind them in its partitions.
 func (q *Queue) Backlog() int64 {
-	ends := q.consumer.Ends()
+	ends := q.ends()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := int64(0)
+	if q.shared != nil {
+		return max(0, q.shared.lag-int64(q.leases.count))
+	}
 	for tp, p := range q.trackers {
 		n += int64(p.unsettled - p.lent)
 		if end := ends[tp]; end > p.next {

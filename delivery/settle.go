@@ -10,6 +10,7 @@ type Ticket struct {
 	versions    map[*partition]uint64
 	last        *partition // noted and not in versions yet: most settlements are of one partition
 	lastVersion uint64
+	fates       []*fate // in a share group: of each event
 }
 
 // Settle takes what borrowers say of leases and answers each in order. The
@@ -78,6 +79,13 @@ func (q *Queue) ack(p *partition, e *entry) {
 
 // note lets the ticket wait for p as it is now.
 func (t *Ticket) note(p *partition) {
+	if s := p.shared; s != nil {
+		if s.said != nil {
+			t.fates = append(t.fates, s.said)
+			s.said = nil
+		}
+		return
+	}
 	if t.versions == nil {
 		t.versions = map[*partition]uint64{}
 	}
@@ -99,6 +107,9 @@ func (t *Ticket) flush() {
 // Committed waits until Kafka has what was settled up to the ticket; false
 // when ctx ends first or a partition went to another instance meanwhile.
 func (q *Queue) Committed(ctx context.Context, t Ticket) bool {
+	if q.shared != nil {
+		return q.awaitFates(ctx, t.fates)
+	}
 	if t.last == nil {
 		return true
 	}
@@ -110,7 +121,7 @@ func (q *Queue) Committed(ctx context.Context, t Ticket) bool {
 // answered Committed if Kafka has it when this returns.
 func (q *Queue) SettleCommitted(ctx context.Context, settlements []Settlement) []Result {
 	results, ticket := q.Settle(settlements)
-	if ticket.last == nil || !q.Committed(ctx, ticket) {
+	if ticket.last == nil && ticket.fates == nil || !q.Committed(ctx, ticket) {
 		return results
 	}
 	for i := range results {
@@ -162,6 +173,9 @@ func (q *Queue) settleOne(s *Settlement, now time.Duration, r *Result) *partitio
 // settle ends e for good, wherever it stands. q.mu is held.
 func (q *Queue) settle(p *partition, e *entry) {
 	record := e.record
+	if p.shared != nil {
+		q.finishShared(e)
+	}
 	p.settle(e)
 	if p.side == sidePark {
 		q.unpark(p, record)

@@ -45,7 +45,7 @@ func (q *Queue) desire(d Desired) {
 
 // isSought reports whether p has a seek to apply. q.mu is held.
 func (q *Queue) isSought(p *partition) bool {
-	if p.side != noSide || p.stopped {
+	if p.side != noSide || p.stopped || p.shared != nil {
 		return false
 	}
 	_, ok := q.desired.SeekOf(p.at, p.topicID, p.epoch)

@@ -293,9 +293,9 @@ func (t *Tracker) peek() *entry {
 
 // fits reports whether the metadata would still fit if e were lent, whatever
 // becomes of everything that is lent. The first entry always fits: settling it
-// only takes away.
+// only takes away. A share group's events have no metadata.
 func (t *Tracker) fits(e *entry) bool {
-	return e == t.first || t.metadataBound(e.to) <= metadataMaxSets
+	return e == t.first || t.order == OrderQueue || t.metadataBound(e.to) <= metadataMaxSets
 }
 
 // metadataBound is the most that the metadata's sets may take once one more

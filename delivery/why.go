@@ -202,7 +202,7 @@ func (q *Queue) opening() error {
 
 // report tells what the queue knows.
 func (q *Queue) report() Report {
-	ends, carrier := q.consumer.Ends(), q.carrier()
+	ends, carrier := q.ends(), q.carrier()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, wall := q.now(), time.Now()
@@ -211,26 +211,42 @@ func (q *Queue) report() Report {
 		readFailing: q.readFailing, commitFailing: q.commitFailing, letterFailing: q.letterFailing, moveFailing: q.moveFailing, prepareFailing: q.prepareFailing,
 	}
 	var report Report
+	if q.shared != nil {
+		f.partitions, f.backlog = len(q.shared.consumer.Partitions()), max(0, q.shared.lag-int64(q.leases.count))
+		for _, tp := range q.shared.consumer.Partitions() {
+			if q.trackers[tp] == nil {
+				report.Partitions = append(report.Partitions, PartitionReport{At: tp, Position: -1})
+			}
+		}
+	}
 	share := q.share()
 	byPartition := map[*partition]*PartitionReport{}
 	for _, p := range q.rotation {
 		if p.side == noSide {
-			f.partitions++
-			report.Partitions = append(report.Partitions, PartitionReport{At: p.at, Position: p.position(), SeekEpoch: p.epoch})
+			if p.shared == nil {
+				f.partitions++
+				report.Partitions = append(report.Partitions, PartitionReport{At: p.at, Position: p.position(), SeekEpoch: p.epoch})
+			} else {
+				report.Partitions = append(report.Partitions, PartitionReport{At: p.at, Position: -1})
+			}
 		}
 		if p.stopped {
 			f.newer = p.at.String()
 		}
 	}
 	for i := range report.Partitions {
-		byPartition[q.trackers[report.Partitions[i].At]] = &report.Partitions[i]
+		if p := q.trackers[report.Partitions[i].At]; p != nil {
+			byPartition[p] = &report.Partitions[i]
+		}
 	}
 	for _, p := range q.rotation {
 		q.tell(p, byPartition[p.sourceOf()], &f, now)
 		if end := ends[p.at]; p.side == noSide && end > p.next {
 			f.backlog += end - p.next
 		}
-		f.backlog += int64(p.unsettled - p.lent)
+		if p.shared == nil {
+			f.backlog += int64(p.unsettled - p.lent)
+		}
 		if p.full(share, now, q.options.Retry.HoldLimit) && p.side == noSide {
 			f.full = p.at.String()
 		}
@@ -285,7 +301,9 @@ func (q *Queue) tell(p *partition, r *PartitionReport, f *facts, now time.Durati
 	for e := p.first; e != nil; e = e.next {
 		switch e.state {
 		case settled:
-			r.SettledAhead += e.to - e.from
+			if p.shared == nil {
+				r.SettledAhead += e.to - e.from
+			}
 			continue
 		case lent:
 			r.Outstanding++

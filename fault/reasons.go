@@ -82,6 +82,8 @@ const (
 	ResumeTokenInUse     Reason = "RESUME_TOKEN_IN_USE"
 	ProtocolViolation    Reason = "PROTOCOL_VIOLATION"
 	NotOffered           Reason = "NOT_OFFERED"
+	QueueUnsupported     Reason = "QUEUE_UNSUPPORTED"
+	QueueSettings        Reason = "QUEUE_SETTINGS"
 	BufferFull           Reason = "BUFFER_FULL"
 	RateLimited          Reason = "RATE_LIMITED"
 	TooManyStreams       Reason = "TOO_MANY_STREAMS"
@@ -151,6 +153,8 @@ var Reasons = []Entry{
 	{SubscriptionChanged, KindUnavailable, "The subscription was changed, and is delivered anew by what it says now.", "Connect again at once; no acknowledgement is lost."},
 	{EtagMismatch, KindConflict, "Somebody changed the subscription since its etag was read.", "Read it, and make the change anew."},
 	{DeclaredInFile, KindPrecondition, "The subscription is declared in a configuration file, which alone can change it.", "Change the file; it can be paused, resumed and sought here."},
+	{QueueUnsupported, KindPrecondition, "Kafka cannot do what order QUEUE needs: share groups whose locks can be renewed.", "Upgrade the brokers as the message says, or use another order."},
+	{QueueSettings, KindPrecondition, "The settings of the share group do not fit order QUEUE, and the gateway may not change them.", "Have the command in the message run."},
 	{NewerFormat, KindPrecondition, "What is kept was written by a newer Postern, and is not touched by this one.", "Ask a gateway of the newer version, or upgrade this one."},
 	{TooManySubscriptions, KindExhausted, "There are as many subscriptions as may be.", "Delete some, or raise subscriptions_api.max_subscriptions."},
 	{UnknownJob, KindNotFound, "The subscription has no such job.", "See the list of its jobs."},

@@ -42,7 +42,7 @@ func FromProto(m *posternv1.Subscription) (Spec, error) {
 	case posternv1.Order_ORDER_NONE:
 		s.Order = delivery.OrderNone
 	case posternv1.Order_ORDER_QUEUE:
-		faults.Add("order", "this build does not offer QUEUE: use KEY, PARTITION or NONE")
+		s.Order = delivery.OrderQueue
 	default:
 		s.Order = delivery.OrderKey
 	}
@@ -240,6 +240,8 @@ func OrderToProto(o delivery.Order) posternv1.Order {
 		return posternv1.Order_ORDER_PARTITION
 	case delivery.OrderNone:
 		return posternv1.Order_ORDER_NONE
+	case delivery.OrderQueue:
+		return posternv1.Order_ORDER_QUEUE
 	}
 	return posternv1.Order_ORDER_KEY
 }

@@ -96,6 +96,7 @@ func TestWhatACallerDeclaresIsWhatIsShown(t *testing.T) {
 		}}}),
 		hooked(&posternv1.WebhookAuth{Way: &posternv1.WebhookAuth_Jwt{Jwt: &posternv1.MintedToken{Audience: "https://shop.example.com", Subject: "s", Lifetime: durationpb.New(time.Minute)}}}),
 		{Name: "a", Topics: []string{"t"}, Order: posternv1.Order_ORDER_KEY},
+		{Name: "a", Topics: []string{"t"}, Order: posternv1.Order_ORDER_QUEUE},
 		{Name: "a", TopicsPattern: "t.*", Order: posternv1.Order_ORDER_NONE, Start: &posternv1.Start{At: &posternv1.Start_Edge{Edge: posternv1.Edge_EDGE_LATEST}}},
 	} {
 		s, err := FromProto(m)
@@ -152,7 +153,6 @@ func TestSecretsOfTheFileAreNeverShown(t *testing.T) {
 
 func TestWhatThisBuildDoesNotOfferIsSaid(t *testing.T) {
 	for want, m := range map[string]*posternv1.Subscription{
-		"order: this build does not offer QUEUE":    {Name: "a", Topics: []string{"t"}, Order: posternv1.Order_ORDER_QUEUE},
 		"start: a cursor is for tails":              {Name: "a", Topics: []string{"t"}, Start: &posternv1.Start{At: &posternv1.Start_Cursor{Cursor: "x"}}},
 		"topics: no topic is named":                 {Name: "a"},
 		"topics_pattern: it stands in place of":     {Name: "a", Topics: []string{"t"}, TopicsPattern: "t.*"},

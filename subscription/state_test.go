@@ -63,7 +63,7 @@ func TestStateOfANewerPosternIsKnownAsSuch(t *testing.T) {
 		{`"format":1`, `"format":2`},
 		{`"format":1`, `"format":1,"lanes":4`},
 		{`"lease":"5s"`, `"lease":"5s","laneCount":4`},
-		{`"order":"ORDER_PARTITION"`, `"order":"ORDER_QUEUE"`},
+		{`"order":"ORDER_PARTITION"`, `"order":"ORDER_OF_LATER"`},
 	} {
 		text := strings.Replace(string(b), change.from, change.to, 1)
 		if text == string(b) {

@@ -36,7 +36,11 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 		}
 	}
 	rebalancing := false
-	if group, err := s.Kafka.Group(ctx, of.Group); reachable == nil && err == nil {
+	describe := s.Kafka.Group
+	if of.Order == delivery.OrderQueue {
+		describe = s.Kafka.ShareGroup
+	}
+	if group, err := describe(ctx, of.Group); reachable == nil && err == nil {
 		rebalancing = group.Rebalancing
 		for _, m := range group.Members {
 			answer.Members = append(answer.Members, m.Name)
@@ -83,6 +87,9 @@ func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*postern
 	if err != nil {
 		return nil, err
 	}
+	if of.Order == delivery.OrderQueue {
+		return s.sharePositions(ctx, of, topics)
+	}
 	committed, err := s.Kafka.Committed(ctx, of.Group, topics...)
 	if err != nil {
 		return nil, err
@@ -102,6 +109,35 @@ func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*postern
 				m.Lag = max(0, held.End-max(position.Offset, held.Start))
 			case !of.Start.Latest && of.Start.Time.IsZero():
 				m.Lag = held.End - held.Start // it will begin at the start
+			}
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+// sharePositions is positions of a share group. Its lag counts what is settled
+// above the position too.
+func (s *Server) sharePositions(ctx context.Context, of delivery.Options, topics []string) ([]*posternv1.PartitionStatus, error) {
+	at, err := s.Kafka.SharePositions(ctx, of.Group, topics...)
+	if err != nil {
+		return nil, err
+	}
+	var all []*posternv1.PartitionStatus
+	for _, topic := range topics {
+		ranges, err := s.Kafka.Ranges(ctx, topic)
+		if err != nil {
+			return nil, err
+		}
+		for p, held := range ranges {
+			tp := broker.TopicPartition{Topic: topic, Partition: p}
+			m := &posternv1.PartitionStatus{Topic: topic, Partition: p, StartOffset: held.Start, EndOffset: held.End}
+			position, ok := at[tp]
+			if ok {
+				m.Position = &position.Offset
+			}
+			if ok || !of.Start.Latest && of.Start.Time.IsZero() {
+				m.Lag = delivery.ShareLag(at, tp, held)
 			}
 			all = append(all, m)
 		}

@@ -76,6 +76,10 @@ func (s *Server) SeekSubscription(ctx context.Context, request *posternv1.SeekSu
 	if e.Problem != nil {
 		return nil, e.Problem
 	}
+	if e.Spec.Order == delivery.OrderQueue {
+		return nil, notOfQueue(e.Spec.Name, "seeking", "pause it, wait until no gateway is in its share group, and set the position there: kafka-share-groups --bootstrap-server BROKER --group "+
+			e.Spec.Queue().Group+" --topic TOPIC --reset-offsets --to-earliest --execute; then resume it")
+	}
 	targets, answer, err := s.targets(ctx, e.Spec, request)
 	if err != nil || request.GetDryRun() {
 		return answer, err

@@ -46,6 +46,8 @@ func brokerConfigs(retention int64) map[string]string {
 		"log.segment.bytes":          strconv.FormatInt(max(retention/segmentsInRetention, minSegment), 10),
 		"offsets.retention.minutes":  strconv.Itoa(int(keepOffsets.Minutes())),
 		"default.replication.factor": "1",
+		// What order QUEUE needs (broker.MinShareDeliveries); the stand-in takes it from the broker alone.
+		"group.share.delivery.count.limit": "10",
 	}
 }
 

@@ -2,6 +2,7 @@ package prove
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/postern-dev/postern/internal/link"
 	"github.com/postern-dev/postern/internal/workload"
 )
 
@@ -25,6 +27,7 @@ type gateway struct {
 	program           []string
 	env               []string
 	http, grpc, admin string
+	links             []*link.Link // between the clients and the gateway: HTTP, gRPC
 	target            *workload.Target
 	conn              *grpc.ClientConn
 	mu                sync.Mutex
@@ -53,17 +56,38 @@ func newGateway(number int, o Options) (*gateway, error) {
 			return nil, err
 		}
 	}
+	brokers := o.Brokers
+	if o.Through != nil {
+		brokers = o.Through(number)
+	}
 	g.program = append([]string{}, o.Program...)
-	g.program = append(g.program, "run", "--kafka-brokers", strings.Join(o.Brokers, ","), "--kafka-session-timeout", sessionTimeout.String(),
+	g.program = append(g.program, "run", "--kafka-brokers", strings.Join(brokers, ","), "--kafka-session-timeout", sessionTimeout.String(),
 		"--listen-http", g.http, "--listen-grpc", g.grpc, "--listen-admin", g.admin, "--drain-timeout", "5s")
+	for _, address := range []string{g.http, g.grpc} {
+		l, err := link.New("127.0.0.1:0", address)
+		if err != nil {
+			return nil, errors.Join(err, g.unlink())
+		}
+		g.links = append(g.links, l)
+	}
 	var err error
-	g.conn, err = grpc.NewClient("passthrough:///"+g.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	g.conn, err = grpc.NewClient("passthrough:///"+g.links[1].Address(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: time.Second}, MinConnectTimeout: time.Second}))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.unlink())
 	}
-	g.target = &workload.Target{GRPC: g.conn, Web: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, Base: "http://" + g.http}
+	g.target = &workload.Target{GRPC: g.conn, Web: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, Base: "http://" + g.links[0].Address()}
 	return g, nil
+}
+
+// unlink closes the links to g's clients.
+func (g *gateway) unlink() error {
+	var err error
+	for _, l := range g.links {
+		err = errors.Join(err, l.Close())
+	}
+	g.links = nil
+	return err
 }
 
 // start runs the process and waits until it is ready.

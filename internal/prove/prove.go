@@ -286,20 +286,25 @@ func sleep(ctx context.Context, d time.Duration) {
 func (r *run) awaitSettled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, liveness)
 	defer cancel()
+	behind := ""
 	for {
 		ranges, err := r.kafka.Ranges(ctx, r.topic)
 		committed, err2 := r.kafka.Committed(ctx, r.name, r.topic)
 		if err == nil && err2 == nil {
 			left := int64(0)
+			behind = ""
 			for p, span := range ranges {
-				left += span.End - committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset
+				at := committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset
+				if left += span.End - at; at < span.End {
+					behind += fmt.Sprintf(" partition %d is at %d of %d;", p, at, span.End)
+				}
 			}
 			if left <= 0 {
 				return nil
 			}
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("not everything was settled within %s: %w", liveness, errors.Join(err, err2, ctx.Err()))
+			return fmt.Errorf("not everything was settled within %s:%s %w", liveness, behind, errors.Join(err, err2, ctx.Err()))
 		}
 		sleep(ctx, 200*time.Millisecond)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ type gateway struct {
 	process           *exec.Cmd
 	exited            chan error
 	serving           bool
+	instance          string
 	turn              chan struct{} // one: faults that kill and start take turns
 	said              *lastLines
 }
@@ -80,6 +82,16 @@ func newGateway(number int, o Options) (*gateway, error) {
 	return g, nil
 }
 
+var named = regexp.MustCompile(`\binstance"?[=:]"?([0-9a-f]+)`)
+
+// identity is the instance that the gateway says it is, as its deliveries do; it
+// was read when the gateway became ready.
+func (g *gateway) identity() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.instance
+}
+
 // unlink closes the links to g's clients.
 func (g *gateway) unlink() error {
 	var err error
@@ -94,6 +106,7 @@ func (g *gateway) unlink() error {
 func (g *gateway) start(ctx context.Context) error {
 	c := exec.Command(g.program[0], g.program[1:]...) // not ended by ctx: by the faults, and stop
 	c.Env = append(os.Environ(), g.env...)
+	g.said.forget() // what an earlier life said
 	c.Stderr, c.Stdout = g.said, g.said
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("start gateway %d: %w", g.number, err)
@@ -111,8 +124,13 @@ func (g *gateway) start(ctx context.Context) error {
 		if response, err := g.target.Web.Get("http://" + g.admin + "/readyz"); err == nil {
 			_ = response.Body.Close() // its status is all
 			if response.StatusCode == http.StatusOK {
-				g.set(true)
-				return nil
+				all := named.FindAllStringSubmatch(g.said.String(), -1)
+				if len(all) > 0 { // it says so a moment after, or before
+					g.mu.Lock()
+					g.instance, g.serving = all[len(all)-1][1], true
+					g.mu.Unlock()
+					return nil
+				}
 			}
 		}
 		select {
@@ -187,6 +205,12 @@ func (l *lastLines) Write(b []byte) (int, error) {
 		l.text = append(l.text[:0], l.text[extra:]...)
 	}
 	return len(b), nil
+}
+
+func (l *lastLines) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = nil
 }
 
 func (l *lastLines) String() string {

@@ -44,8 +44,10 @@ type Options struct {
 // Fault is something that can be broken.
 type Fault struct {
 	Name string
-	// Cause brings it about, and returns when it is mended.
-	Cause func(ctx context.Context, random *rand.Rand) error
+	// Cause brings it about, and returns when it is mended. A gateway that hears
+	// nothing of its group meanwhile, and may lend what others have settled until it
+	// knows, is named by apart before.
+	Cause func(ctx context.Context, random *rand.Rand, apart func(gateway int)) error
 }
 
 // Result of a run.
@@ -261,14 +263,23 @@ func (r *run) nemesis(ctx context.Context) error {
 		name := fmt.Sprintf("%d: %s", n, f.Name)
 		r.Progress("%3d s left, %6d stored, %6d settled: %s", int(time.Until(until).Seconds()), r.stored.Load(), r.settled.Load(), f.Name)
 		r.recorder.Record(history.Entry{Kind: history.Fault, Value: name})
-		if err := f.Cause(ctx, random); err != nil {
+		var ends []string // of this fault: it, and each gateway apart
+		ends = append(ends, name)
+		apart := func(gateway int) {
+			instance := r.gateways[gateway].identity()
+			ends = append(ends, name+" "+instance)
+			r.recorder.Record(history.Entry{Kind: history.Fault, Value: name + " " + instance, Instance: instance})
+		}
+		if err := f.Cause(ctx, random, apart); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
 		r.recorder.Record(history.Entry{Kind: history.Note, Value: mended + f.Name})
 		r.broken[f.Name]++
 		r.ends.Go(func() {
 			sleep(ctx, aftermath)
-			r.recorder.Record(history.Entry{Kind: history.Healed, Value: name})
+			for _, end := range ends {
+				r.recorder.Record(history.Entry{Kind: history.Healed, Value: end})
+			}
 		})
 	}
 }
@@ -286,25 +297,34 @@ func sleep(ctx context.Context, d time.Duration) {
 func (r *run) awaitSettled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, liveness)
 	defer cancel()
+	// A partition's end may be a transaction's marker, which is no event: the last
+	// event decides. Nothing is published any more.
+	records, err := r.read(ctx, r.topic)
+	if err != nil {
+		return err
+	}
+	ends := map[int32]int64{}
+	for _, e := range records {
+		ends[e.Partition] = max(ends[e.Partition], e.Offset+1)
+	}
 	behind := ""
 	for {
-		ranges, err := r.kafka.Ranges(ctx, r.topic)
-		committed, err2 := r.kafka.Committed(ctx, r.name, r.topic)
-		if err == nil && err2 == nil {
-			left := int64(0)
+		committed, err := r.kafka.Committed(ctx, r.name, r.topic)
+		if err == nil {
+			left := 0
 			behind = ""
-			for p, span := range ranges {
-				at := committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset
-				if left += span.End - at; at < span.End {
-					behind += fmt.Sprintf(" partition %d is at %d of %d;", p, at, span.End)
+			for p, end := range ends {
+				if at := committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset; at < end {
+					left++
+					behind += fmt.Sprintf(" partition %d is at %d of %d;", p, at, end)
 				}
 			}
-			if left <= 0 {
+			if left == 0 {
 				return nil
 			}
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("not everything was settled within %s:%s %w", liveness, behind, errors.Join(err, err2, ctx.Err()))
+			return fmt.Errorf("not everything was settled within %s:%s %w", liveness, behind, errors.Join(err, ctx.Err()))
 		}
 		sleep(ctx, 200*time.Millisecond)
 	}

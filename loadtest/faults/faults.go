@@ -33,16 +33,20 @@ func (k *cluster) faults() []prove.Fault {
 			}
 		}
 	}
-	cut := func(ways ...link.Direction) func(context.Context, *rand.Rand) error {
-		return func(ctx context.Context, random *rand.Rand) error {
-			onLinks(random, func(l *link.Link) { l.Cut(ways...) })
+	cut := func(ways ...link.Direction) func(context.Context, *rand.Rand, func(int)) error {
+		return func(ctx context.Context, random *rand.Rand, apart func(int)) error {
+			gateway := random.IntN(len(k.links))
+			apart(gateway)
+			for _, l := range k.links[gateway] {
+				l.Cut(ways...)
+			}
 			pause(ctx, random, 2*time.Second, 12*time.Second)
 			mendAll()
 			return nil
 		}
 	}
 	all := []prove.Fault{
-		{Name: "kill -9 of a broker", Cause: func(ctx context.Context, random *rand.Rand) error {
+		{Name: "kill -9 of a broker", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
 			b := strconv.Itoa(broker(random))
 			if _, err := k.script(ctx, "kill-broker", b); err != nil {
 				return err
@@ -51,7 +55,7 @@ func (k *cluster) faults() []prove.Fault {
 			_, err := k.script(ctx, "start-broker", b)
 			return err
 		}},
-		{Name: "an orderly restart of a broker", Cause: func(ctx context.Context, random *rand.Rand) error {
+		{Name: "an orderly restart of a broker", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
 			b := strconv.Itoa(broker(random))
 			if _, err := k.script(ctx, "kill-broker", "--term", b); err != nil {
 				return err
@@ -59,7 +63,7 @@ func (k *cluster) faults() []prove.Fault {
 			_, err := k.script(ctx, "start-broker", b)
 			return err
 		}},
-		{Name: "a broker is frozen", Cause: func(ctx context.Context, random *rand.Rand) error {
+		{Name: "a broker is frozen", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
 			pid := k.pid(broker(random))
 			if err := syscall.Kill(pid, syscall.SIGSTOP); pid == 0 || err != nil {
 				return fmt.Errorf("freeze broker with pid %d: %w", pid, err)
@@ -70,7 +74,7 @@ func (k *cluster) faults() []prove.Fault {
 		{Name: "a gateway is cut off from Kafka", Cause: cut(link.There, link.Back)},
 		{Name: "nothing reaches Kafka from a gateway", Cause: cut(link.There)},
 		{Name: "nothing comes back from Kafka to a gateway", Cause: cut(link.Back)},
-		{Name: "slow links to Kafka", Cause: func(ctx context.Context, random *rand.Rand) error {
+		{Name: "slow links to Kafka", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
 			for range k.links {
 				onLinks(random, func(l *link.Link) { l.Slow(100*time.Millisecond, 200_000) })
 			}
@@ -78,7 +82,7 @@ func (k *cluster) faults() []prove.Fault {
 			mendAll()
 			return nil
 		}},
-		{Name: "connections to Kafka are reset in the middle of a frame", Cause: func(_ context.Context, random *rand.Rand) error {
+		{Name: "connections to Kafka are reset in the middle of a frame", Cause: func(_ context.Context, random *rand.Rand, _ func(int)) error {
 			d := link.Direction(random.IntN(2))
 			onLinks(random, func(l *link.Link) { l.ResetAfter(d, random.Int64N(4000)) })
 			return nil
@@ -104,7 +108,7 @@ func pause(ctx context.Context, random *rand.Rand, from, to time.Duration) {
 const diskPatience = 8 * time.Second
 
 // fillDisk leaves no byte on the first broker's disk, until the broker has given up or a while is over.
-func (k *cluster) fillDisk(ctx context.Context, _ *rand.Rand) error {
+func (k *cluster) fillDisk(ctx context.Context, _ *rand.Rand, _ func(int)) error {
 	ballast := filepath.Join(k.data(1), "ballast")
 	if err := fill(ballast); err != nil {
 		return err
@@ -136,7 +140,7 @@ func fill(path string) error {
 }
 
 // failDisk has every write of the first broker to the logs of topics fail.
-func (k *cluster) failDisk(ctx context.Context, _ *rand.Rand) error {
+func (k *cluster) failDisk(ctx context.Context, _ *rand.Rand, _ func(int)) error {
 	logs, err := filepath.Glob(filepath.Join(k.data(1), "prove-*", "*.log"))
 	if err != nil || len(logs) == 0 {
 		return fmt.Errorf("the broker has no logs in %s: %w", k.data(1), err)

@@ -38,6 +38,9 @@ test-kafka: ## the suites on a real Kafka: KAFKA_BOOTSTRAP's, or 1 and 3 brokers
 kill: ## kill -9 the gateway three times under load, then judge every event's history
 	go test -count=1 -v -run TestKillNine ./cmd/gateway
 
+faults: ## gateways, brokers, disks and links broken for 3 minutes under load, then judged; ARGS="-brokers 3 -duration 10m"
+	tools/faults $(ARGS)
+
 smoke: ## the README's commands on a clean clone
 	tools/smoke
 
@@ -55,6 +58,12 @@ k6: ## every k6 script for a few seconds against a gateway of its own
 
 bench: ## publish and subscribe against floors and the Kafka client, on a real Kafka; ARGS="-quick -only NAME"
 	tools/bench $(ARGS)
+
+benchcmp: ## micro benchmarks of HEAD against BASE (main), interleaved, by benchstat; cells: bin/bench -compare OLD.jsonl NEW.jsonl
+	tools/benchcmp $(or $(BASE),main)
+
+abuse: ## schemathesis against the served OpenAPI of a running gateway: no 5xx and no undocumented status
+	tools/abuse $(ARGS)
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; for f in $$(grep -rlE '^func Fuzz' --include=*_test.go .); do \
@@ -82,4 +91,4 @@ breaking: ## fails if the protos break main's callers
 clean: ## what was built
 	rm -rf bin
 
-.PHONY: help build run test seeds mutants peers race test-kafka kill smoke flights interop interop-schemas k6 bench fuzz generate check-generated lint breaking clean
+.PHONY: help build run test seeds mutants peers race test-kafka kill faults smoke flights interop interop-schemas k6 bench benchcmp abuse fuzz generate check-generated lint breaking clean

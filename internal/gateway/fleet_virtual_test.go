@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/postern-dev/postern/broker/brokertest"
+	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/workload"
 )
@@ -109,7 +110,20 @@ func (f *fleet) start(n *node) {
 	defer f.mu.Unlock()
 	f.hosts = append(f.hosts, h)
 	n.host, n.gateway, n.stop, n.done, n.serving, n.stopping = h, g, stop, done, true, false
-	f.ending.Go(func() { done <- g.Run(ctx) })
+	f.ending.Go(func() {
+		err := g.Run(ctx)
+		if ctx.Err() == nil && fault.Is(err, fault.KafkaNotAuthorized) {
+			// A gateway that may not do what it needs says so at its start and ends.
+			// Its supervisor starts it again: here, when the faults are over.
+			f.mu.Lock()
+			if n.done == done {
+				n.serving = false
+			}
+			f.mu.Unlock()
+			err = nil
+		}
+		done <- err
+	})
 }
 
 // hostNow is the host of the gateway that runs at n, or ran there last.

@@ -2,11 +2,13 @@ package prove
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/postern-dev/postern/internal/link"
 	"github.com/postern-dev/postern/internal/workload"
 )
 
@@ -25,12 +28,14 @@ type gateway struct {
 	program           []string
 	env               []string
 	http, grpc, admin string
+	links             []*link.Link // between the clients and the gateway: HTTP, gRPC
 	target            *workload.Target
 	conn              *grpc.ClientConn
 	mu                sync.Mutex
 	process           *exec.Cmd
 	exited            chan error
 	serving           bool
+	instance          string
 	turn              chan struct{} // one: faults that kill and start take turns
 	said              *lastLines
 }
@@ -53,23 +58,55 @@ func newGateway(number int, o Options) (*gateway, error) {
 			return nil, err
 		}
 	}
+	brokers := o.Brokers
+	if o.Through != nil {
+		brokers = o.Through(number)
+	}
 	g.program = append([]string{}, o.Program...)
-	g.program = append(g.program, "run", "--kafka-brokers", strings.Join(o.Brokers, ","), "--kafka-session-timeout", sessionTimeout.String(),
+	g.program = append(g.program, "run", "--kafka-brokers", strings.Join(brokers, ","), "--kafka-session-timeout", sessionTimeout.String(),
 		"--listen-http", g.http, "--listen-grpc", g.grpc, "--listen-admin", g.admin, "--drain-timeout", "5s")
+	for _, address := range []string{g.http, g.grpc} {
+		l, err := link.New("127.0.0.1:0", address)
+		if err != nil {
+			return nil, errors.Join(err, g.unlink())
+		}
+		g.links = append(g.links, l)
+	}
 	var err error
-	g.conn, err = grpc.NewClient("passthrough:///"+g.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	g.conn, err = grpc.NewClient("passthrough:///"+g.links[1].Address(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: time.Second}, MinConnectTimeout: time.Second}))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.unlink())
 	}
-	g.target = &workload.Target{GRPC: g.conn, Web: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, Base: "http://" + g.http}
+	g.target = &workload.Target{GRPC: g.conn, Web: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, Base: "http://" + g.links[0].Address()}
 	return g, nil
+}
+
+var named = regexp.MustCompile(`\binstance"?[=:]"?([0-9a-f]+)`)
+
+// identity is the instance that the gateway says it is, as its deliveries do; it
+// was read when the gateway became ready.
+func (g *gateway) identity() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.instance
+}
+
+// unlink closes the links to g's clients.
+func (g *gateway) unlink() error {
+	var err error
+	for _, l := range g.links {
+		err = errors.Join(err, l.Close())
+	}
+	g.links = nil
+	return err
 }
 
 // start runs the process and waits until it is ready.
 func (g *gateway) start(ctx context.Context) error {
 	c := exec.Command(g.program[0], g.program[1:]...) // not ended by ctx: by the faults, and stop
 	c.Env = append(os.Environ(), g.env...)
+	g.said.forget() // what an earlier life said
 	c.Stderr, c.Stdout = g.said, g.said
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("start gateway %d: %w", g.number, err)
@@ -87,8 +124,13 @@ func (g *gateway) start(ctx context.Context) error {
 		if response, err := g.target.Web.Get("http://" + g.admin + "/readyz"); err == nil {
 			_ = response.Body.Close() // its status is all
 			if response.StatusCode == http.StatusOK {
-				g.set(true)
-				return nil
+				all := named.FindAllStringSubmatch(g.said.String(), -1)
+				if len(all) > 0 { // it says so a moment after, or before
+					g.mu.Lock()
+					g.instance, g.serving = all[len(all)-1][1], true
+					g.mu.Unlock()
+					return nil
+				}
 			}
 		}
 		select {
@@ -163,6 +205,12 @@ func (l *lastLines) Write(b []byte) (int, error) {
 		l.text = append(l.text[:0], l.text[extra:]...)
 	}
 	return len(b), nil
+}
+
+func (l *lastLines) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = nil
 }
 
 func (l *lastLines) String() string {

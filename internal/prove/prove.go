@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +27,10 @@ import (
 
 // Options of a run.
 type Options struct {
-	Brokers  []string      // of a Kafka that may be written to
+	Brokers []string // of a Kafka that may be written to
+	// Through gives the brokers' addresses for a gateway that reaches them by links
+	// of its own; nil: Brokers. The run's own client always uses Brokers.
+	Through  func(gateway int) []string
 	Program  []string      // the program, and arguments before its verb
 	Env      []string      // for the program
 	Gateways int           // processes; default 2
@@ -42,8 +44,10 @@ type Options struct {
 // Fault is something that can be broken.
 type Fault struct {
 	Name string
-	// Cause brings it about, and returns when it is mended.
-	Cause func(ctx context.Context, random *rand.Rand) error
+	// Cause brings it about, and returns when it is mended. A gateway that hears
+	// nothing of its group meanwhile, and may lend what others have settled until it
+	// knows, is named by apart before.
+	Cause func(ctx context.Context, random *rand.Rand, apart func(gateway int)) error
 }
 
 // Result of a run.
@@ -53,7 +57,10 @@ type Result struct {
 	Broken   map[string]int `json:"faults"` // how often each
 	Report   history.Report `json:"report"`
 	Promises []Promise      `json:"promises"`
-	Odd      []string       `json:"odd,omitempty"`
+	// Recovery is, for each fault, the longest that any partition took after the
+	// fault was mended until an event stored after that was settled.
+	Recovery map[string]time.Duration `json:"recovery_ns"`
+	Odd      []string                 `json:"odd,omitempty"`
 }
 
 // OK reports whether every promise held.
@@ -127,7 +134,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 			return Result{}, err
 		}
 		r.gateways = append(r.gateways, g)
-		defer func() { _ = g.end(syscall.SIGKILL) }() // after an orderly end it finds nothing
+		defer func() { _ = errors.Join(g.end(syscall.SIGKILL), g.unlink()) }() // after an orderly end it finds nothing
 		if err := g.start(ctx); err != nil {
 			return Result{}, err
 		}
@@ -149,7 +156,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		}
 	}
 	rules := history.Rules{Ordered: true, Traced: true, Allowance: aftermath, Wait: 2*callWait + time.Second}
-	result := Result{Seed: o.Seed, Took: time.Since(began), Broken: r.broken, Report: history.Check(h, rules), Odd: r.odd}
+	result := Result{Seed: o.Seed, Took: time.Since(began), Broken: r.broken, Report: history.Check(h, rules), Recovery: recovery(h.Entries), Odd: r.odd}
 	result.Promises = promises(result.Report)
 	return result, nil
 }
@@ -256,13 +263,23 @@ func (r *run) nemesis(ctx context.Context) error {
 		name := fmt.Sprintf("%d: %s", n, f.Name)
 		r.Progress("%3d s left, %6d stored, %6d settled: %s", int(time.Until(until).Seconds()), r.stored.Load(), r.settled.Load(), f.Name)
 		r.recorder.Record(history.Entry{Kind: history.Fault, Value: name})
-		if err := f.Cause(ctx, random); err != nil {
+		var ends []string // of this fault: it, and each gateway apart
+		ends = append(ends, name)
+		apart := func(gateway int) {
+			instance := r.gateways[gateway].identity()
+			ends = append(ends, name+" "+instance)
+			r.recorder.Record(history.Entry{Kind: history.Fault, Value: name + " " + instance, Instance: instance})
+		}
+		if err := f.Cause(ctx, random, apart); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
+		r.recorder.Record(history.Entry{Kind: history.Note, Value: mended + f.Name})
 		r.broken[f.Name]++
 		r.ends.Go(func() {
 			sleep(ctx, aftermath)
-			r.recorder.Record(history.Entry{Kind: history.Healed, Value: name})
+			for _, end := range ends {
+				r.recorder.Record(history.Entry{Kind: history.Healed, Value: end})
+			}
 		})
 	}
 }
@@ -276,76 +293,38 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// gatewayFaults are those of the processes.
-func (r *run) gatewayFaults() []Fault {
-	one := func(random *rand.Rand) *gateway { return r.gateways[random.IntN(len(r.gateways))] }
-	return []Fault{
-		{"kill -9 of a gateway", func(ctx context.Context, random *rand.Rand) error {
-			g := one(random)
-			if err := g.end(syscall.SIGKILL); err != nil {
-				return err
-			}
-			sleep(ctx, time.Duration(random.Int64N(int64(2*time.Second))))
-			return g.start(ctx)
-		}},
-		{"restart of every gateway in order, one after the other", func(ctx context.Context, _ *rand.Rand) error {
-			for _, g := range r.gateways {
-				if err := g.end(syscall.SIGTERM); err != nil {
-					return err
-				}
-				if err := g.start(ctx); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{"a gateway is frozen for longer than its session", func(ctx context.Context, random *rand.Rand) error {
-			g := one(random)
-			g.signal(syscall.SIGSTOP)
-			sleep(ctx, sessionTimeout+time.Duration(random.Int64N(int64(2*time.Second))))
-			g.signal(syscall.SIGCONT)
-			return nil
-		}},
-		{"a gateway is frozen for a moment", func(ctx context.Context, random *rand.Rand) error {
-			g := one(random)
-			g.signal(syscall.SIGSTOP)
-			sleep(ctx, time.Duration(random.Int64N(int64(2*time.Second))))
-			g.signal(syscall.SIGCONT)
-			return nil
-		}},
-	}
-}
-
-// mend starts g if a fault has left it down.
-func (g *gateway) mend(ctx context.Context) error {
-	g.signal(syscall.SIGCONT)
-	g.mu.Lock()
-	serving := g.serving
-	g.mu.Unlock()
-	if serving {
-		return nil
-	}
-	return g.start(ctx)
-}
-
 // awaitSettled waits until the subscription's position is at the end of each partition.
 func (r *run) awaitSettled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, liveness)
 	defer cancel()
+	// A partition's end may be a transaction's marker, which is no event: the last
+	// event decides. Nothing is published any more.
+	records, err := r.read(ctx, r.topic)
+	if err != nil {
+		return err
+	}
+	ends := map[int32]int64{}
+	for _, e := range records {
+		ends[e.Partition] = max(ends[e.Partition], e.Offset+1)
+	}
+	behind := ""
 	for {
-		ranges, err := r.kafka.Ranges(ctx, r.topic)
-		committed, err2 := r.kafka.Committed(ctx, r.name, r.topic)
-		if err == nil && err2 == nil {
-			left := int64(0)
-			for p, span := range ranges {
-				left += span.End - committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset
+		committed, err := r.kafka.Committed(ctx, r.name, r.topic)
+		if err == nil {
+			left := 0
+			behind = ""
+			for p, end := range ends {
+				if at := committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset; at < end {
+					left++
+					behind += fmt.Sprintf(" partition %d is at %d of %d;", p, at, end)
+				}
 			}
-			if left <= 0 {
+			if left == 0 {
 				return nil
 			}
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("not everything was settled within %s: %w", liveness, errors.Join(err, err2, ctx.Err()))
+			return fmt.Errorf("not everything was settled within %s:%s %w", liveness, behind, errors.Join(err, ctx.Err()))
 		}
 		sleep(ctx, 200*time.Millisecond)
 	}
@@ -437,32 +416,3 @@ func (r *run) read(ctx context.Context, topic string) ([]*event.Record, error) {
 }
 
 const quiet = 5 * time.Second
-
-// Text writes r for people.
-func (r Result) Text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "\n%d events published (%d of unknown outcome), %d stored, %d deliveries (%d again), %d settled, %d dead letters, in %s; seed %d\n",
-		r.Report.Published, r.Report.Unknowns, r.Report.Stored, r.Report.Deliveries, r.Report.Redelivered, r.Report.Settled, r.Report.DeadLetters, r.Took.Round(time.Second), r.Seed)
-	for _, name := range sortedKeys(r.Broken) {
-		fmt.Fprintf(&b, "  %2d x %s\n", r.Broken[name], name)
-	}
-	fmt.Fprintln(&b)
-	for _, p := range r.Promises {
-		verdict := "held"
-		if !p.Held {
-			verdict = fmt.Sprintf("BROKEN %d times", len(p.Broken))
-		}
-		fmt.Fprintf(&b, "  %-68s %s\n", p.Text, verdict)
-		for i, a := range p.Broken {
-			if i == 5 {
-				fmt.Fprintf(&b, "      ... and %d more\n", len(p.Broken)-5)
-				break
-			}
-			fmt.Fprintf(&b, "      %s: %s\n", a.Kind, a.What)
-		}
-	}
-	for _, odd := range r.Odd {
-		fmt.Fprintf(&b, "  odd: %s\n", odd)
-	}
-	return b.String()
-}

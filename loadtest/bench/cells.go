@@ -29,7 +29,7 @@ import (
 type scenario struct {
 	name       string
 	contenders []string
-	kind       string // http, grpc, stream, drain
+	kind       string // http, grpc, stream; drain, sse, pull, handlers; latency
 	callers    int
 	batch      int
 	rate       int // events a second, at their appointed times; 0: as fast as answers come
@@ -38,7 +38,8 @@ type scenario struct {
 // processOf names the process that a contender is; "plain" is the gateway, given
 // plain payloads, where the contender called gateway is given something dearer.
 func processOf(contender string) string {
-	if contender == "plain" {
+	switch contender {
+	case "plain", byStream, byChannel, byClient:
 		return "gateway"
 	}
 	return contender
@@ -49,15 +50,30 @@ var all = []scenario{
 	{name: "http-16", contenders: []string{"floor", "gateway"}, kind: "http", callers: 16, batch: 1},
 	{name: "http-64", contenders: []string{"floor", "gateway"}, kind: "http", callers: 64, batch: 1},
 	{name: "http-open-1000/s", contenders: []string{"floor", "gateway"}, kind: "http", callers: 64, batch: 1, rate: 1000},
+	{name: "http-open-4000/s", contenders: []string{"floor", "gateway"}, kind: "http", callers: 256, batch: 1, rate: 4000},
 	{name: "http-structured-16", contenders: []string{"plain", "gateway"}, kind: "http", callers: 16, batch: 1},
 	{name: "grpc-1", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 1, batch: 1},
 	{name: "grpc-16", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 16, batch: 1},
 	{name: "grpc-64", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 64, batch: 1},
 	{name: "grpc-open-1000/s", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 64, batch: 1, rate: 1000},
+	{name: "grpc-open-4000/s", contenders: []string{"floor", "gateway"}, kind: "grpc", callers: 256, batch: 1, rate: 4000},
 	{name: "grpc-batch-100", contenders: []string{"direct", "floor", "gateway"}, kind: "grpc", callers: 8, batch: 100},
 	{name: "stream-100", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 100},
 	{name: "stream-1", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 1},
 	{name: "subscribe-drain", contenders: []string{"direct", "gateway"}, kind: "drain", callers: 1, batch: 1},
+	{name: "sse-drain", contenders: []string{byStream, "gateway"}, kind: "sse"},
+	{name: "pull-drain", contenders: []string{byStream, "gateway"}, kind: "pull"},
+	{name: "handlers-256x5ms", contenders: []string{byChannel, "gateway"}, kind: "handlers"},
+	{name: "end-to-end-1000/s", contenders: []string{byClient, "gateway"}, kind: "latency", rate: 1000},
+}
+
+// reads reports whether a scenario reads what was stored before it began.
+func (sc scenario) reads() bool {
+	switch sc.kind {
+	case "drain", "sse", "pull", "handlers":
+		return true
+	}
+	return false
 }
 
 // inFlight is how many events a stream keeps unanswered.
@@ -89,6 +105,7 @@ type bench struct {
 	kafka      *kgo.Client
 	topics     int
 	preloaded  string
+	narrow     string // preloaded, of one partition
 	spans      *spans
 }
 
@@ -237,6 +254,26 @@ func (b *bench) preload(ctx context.Context, topic string, n int) error {
 	return failed
 }
 
+// topicFor is a topic of sc's own, or the one that is preloaded for those that read.
+func (b *bench) topicFor(ctx context.Context, sc scenario) (string, error) {
+	switch {
+	case !sc.reads():
+		return b.topic(ctx)
+	case sc.kind != "handlers":
+		return b.preloaded, nil
+	case b.narrow == "":
+		name := unique("bench-narrow")
+		if _, err := b.admin.CreateTopic(ctx, 1, -1, nil, name); err != nil {
+			return "", err
+		}
+		if err := b.preload(ctx, name, b.s.drain); err != nil {
+			return "", err
+		}
+		b.narrow = name
+	}
+	return b.narrow, nil
+}
+
 // stored counts a topic's events.
 func (b *bench) stored(ctx context.Context, topic string) (int64, error) {
 	ends, err := b.admin.ListEndOffsets(ctx, topic)
@@ -250,17 +287,13 @@ func (b *bench) stored(ctx context.Context, topic string) (int64, error) {
 
 func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cell, error) {
 	p := b.contenders[processOf(contender)]
-	topic := b.preloaded
-	if sc.kind != "drain" {
-		var err error
-		if topic, err = b.topic(ctx); err != nil {
-			return cell{}, err
-		}
+	topic, err := b.topicFor(ctx, sc)
+	if err != nil {
+		return cell{}, err
 	}
 	var n, primed int64
 	var latencies []time.Duration
-	var err error
-	if sc.kind != "drain" { // the first event of a new topic waits for the topic's metadata
+	if !sc.reads() { // the first event of a new topic waits for the topic's metadata
 		if primed, err = b.prime(ctx, sc, contender, p, topic); err != nil {
 			return cell{}, err
 		}
@@ -275,6 +308,20 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 	}
 	began := time.Now()
 	switch {
+	case contender == byChannel:
+		n, err = handleFromChannel(b.s.drain)
+	case contender == byClient:
+		n, latencies, err = endToEndClient(ctx, b.s.bootstrap, topic, sc.rate, b.s.cell)
+	case sc.kind == "latency":
+		n, latencies, err = endToEndGateway(ctx, p.grpc, topic, sc.rate, b.s.cell)
+	case sc.kind == "handlers":
+		n, err = handleFromStream(ctx, p.grpc, topic, b.s.drain)
+	case contender == byStream:
+		n, err = drain(ctx, p.grpc, topic, b.s.drain)
+	case sc.kind == "sse":
+		n, err = drainSSE(ctx, p.http, topic, b.s.drain)
+	case sc.kind == "pull":
+		n, err = drainPull(ctx, p.grpc, topic, b.s.drain)
 	case contender == "direct" && sc.kind == "drain":
 		n, err = p.command("drain %s g-%d %d 0", topic, time.Now().UnixNano(), b.s.drain)
 	case contender == "direct" && sc.kind == "stream":
@@ -302,7 +349,11 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 	if n == 0 {
 		return cell{}, errors.New("nothing was done")
 	}
-	if sc.kind != "drain" { // what was answered must be in Kafka
+	if sc.reads() {
+		if n != int64(b.s.drain) {
+			return cell{}, fmt.Errorf("%d events were delivered, %d are stored", n, b.s.drain)
+		}
+	} else { // what was answered must be in Kafka
 		stored, err := b.stored(ctx, topic)
 		if err != nil {
 			return cell{}, err
@@ -310,6 +361,9 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 		if stored != n+primed {
 			return cell{}, fmt.Errorf("%d events were answered, %d are stored", n+primed, stored)
 		}
+	}
+	if !hosted(contender) {
+		before, after, rss = 0, 0, 0
 	}
 	c := cell{Scenario: sc.name, Contender: contender, Events: n, Seconds: seconds, PerSecond: float64(n) / seconds, CPU: (after - before) / float64(n) * 1e6, RSS: rss}
 	slices.Sort(latencies)
@@ -326,6 +380,8 @@ func (b *bench) prime(ctx context.Context, sc scenario, contender string, p *pro
 	switch {
 	case contender == "direct":
 		return p.command("publish %s 1 1 1", topic)
+	case contender == byClient:
+		return 1, b.kafka.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: payload()}).FirstErr()
 	case sc.kind == "http":
 		n, _, err = publishHTTP(ctx, p.http, topic, scenario{callers: 1}, false, moment)
 	default:

@@ -47,6 +47,7 @@ func main() {
 	flag.StringVar(&s.only, "only", "", "only scenarios whose name contains this")
 	flag.StringVar(&s.jsonFile, "json", "", "append one JSON line for each cell to this file")
 	flag.StringVar(&s.profiles, "profile", "", "write a CPU profile of the gateway for each of its cells into this folder")
+	against := flag.String("compare", "", "compare the cells of this `file` (written by -json) with those of the file given as argument, and measure nothing")
 	flag.BoolVar(&quick, "quick", false, "three rounds of 1 s cells: under 3 minutes")
 	weigh := flag.Bool("footprint", false, "measure start, idle memory, connections and growth instead of the speed tables")
 	push := flag.Bool("webhooks", false, "measure pushing to webhooks instead of the speed tables")
@@ -61,6 +62,8 @@ func main() {
 	switch *role {
 	case "":
 		switch {
+		case *against != "":
+			err = compare(os.Stdout, *against, flag.Arg(0))
 		case *weigh:
 			err = footprint(ctx, s)
 		case *push:

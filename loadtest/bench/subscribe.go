@@ -351,7 +351,7 @@ func endToEnd(ctx context.Context, rate int, length time.Duration, subscribe fun
 		times, err = a.settle(ctx, int64(n))
 	}
 	stop()
-	<-ended // it was told to end
+	_ = <-ended // it was told to end
 	return int64(n), times, err
 }
 

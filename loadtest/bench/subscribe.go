@@ -351,7 +351,10 @@ func endToEnd(ctx context.Context, rate int, length time.Duration, subscribe fun
 		times, err = a.settle(ctx, int64(n))
 	}
 	stop()
-	_ = <-ended // it was told to end
+	select {
+	case <-ended: // it was told to
+	case <-ctx.Done():
+	}
 	return int64(n), times, err
 }
 

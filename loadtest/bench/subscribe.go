@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
@@ -351,9 +353,8 @@ func endToEnd(ctx context.Context, rate int, length time.Duration, subscribe fun
 		times, err = a.settle(ctx, int64(n))
 	}
 	stop()
-	select {
-	case <-ended: // it was told to
-	case <-ctx.Done():
+	if told := <-ended; status.Code(told) != codes.Canceled && !errors.Is(told, context.Canceled) {
+		err = errors.Join(err, told)
 	}
 	return int64(n), times, err
 }

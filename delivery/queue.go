@@ -843,13 +843,14 @@ func (q *Queue) checkRoom() {
 	}
 }
 
-// Positions gives, by topic and partition, the first offset that is not settled.
+// Positions gives, by topic and partition, the first offset that is not settled;
+// none of a share group, in which events are settled in any order.
 func (q *Queue) Positions() map[string]map[int32]int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	at := map[string]map[int32]int64{}
 	for _, p := range q.rotation {
-		if p.side != noSide {
+		if p.side != noSide || p.shared != nil {
 			continue
 		}
 		if at[p.at.Topic] == nil {

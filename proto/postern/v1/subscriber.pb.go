@@ -1393,7 +1393,8 @@ type Heartbeat struct {
 	// it knows from Kafka.
 	Backlog int64 `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	// Where the subscription stands in the partitions this instance works on: all
-	// before is settled. For a seek, or to look at the topic from there (Tail).
+	// before is settled. For a seek, or to look at the topic from there (Tail). None
+	// with order QUEUE.
 	Cursors       []*TopicCursor `protobuf:"bytes,4,rep,name=cursors,proto3" json:"cursors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

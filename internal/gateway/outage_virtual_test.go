@@ -385,6 +385,73 @@ func TestABodyThatDripsOverHTTP2IsCutAndItsConnectionGoesOn(t *testing.T) {
 	})
 }
 
+// A gRPC client that sends and reads no answer is read no further than its window
+// and cut: its stream counts no more, and behind the answers that were sent it
+// finds the reason.
+func TestAPublishStreamThatNobodyReadsIsCutWithItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("unread-stream", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), func(c *config.Config) { c.Limits.PerIdentity.Streams = 1 })
+		stream, err := b.publisher().PublishStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := make(chan int)
+		go func() {
+			n := 0
+			for ; ; n++ {
+				request := &posternv1.PublishRequest{Topic: "no topic", Events: []*posternv1.Event{{Data: make([]byte, 1000)}}}
+				if err := stream.Send(&posternv1.PublishStreamRequest{Sequence: uint64(n + 1), Request: request}); err != nil {
+					sent <- n
+					return
+				}
+			}
+		}()
+		another := func() error {
+			next, err := b.publisher().PublishStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := next.Send(&posternv1.PublishStreamRequest{Sequence: 1, Request: &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}}}); err != nil {
+				t.Fatal(err)
+			}
+			_ = next.CloseSend() // its error is Recv's
+			for stored := false; ; {
+				m, err := next.Recv()
+				switch {
+				case err == io.EOF && stored:
+					return nil
+				case err != nil:
+					return err
+				}
+				stored = stored || len(m.Done) == 1 && m.Done[0].Error == nil
+			}
+		}
+		time.Sleep(50 * time.Second)
+		if err := another(); reasonOfStatus(err) != fault.TooManyStreams {
+			t.Errorf("before its minute is over: %v", err)
+		}
+		time.Sleep(20 * time.Second)
+		if err := another(); err != nil {
+			t.Errorf("the stream that nobody read still counts: %v", err)
+		}
+		answered := 0
+		for err == nil {
+			var m *posternv1.PublishStreamResponse
+			m, err = stream.Recv()
+			answered += len(m.GetDone())
+		}
+		if got := reasonOfStatus(err); got != fault.SlowConsumer || answered == 0 {
+			t.Errorf("%d answers, then the stream ended with %v", answered, err)
+		}
+		if n := <-sent; n > 10_000+16_000 { // its window, and gRPC's, which grows to 16 MiB
+			t.Errorf("%d requests were taken of a client that reads nothing", n)
+		}
+		b.stop()
+	})
+}
+
 // A client that sends lines and reads no answer is sent no more than its window,
 // is read no further, and is cut; over HTTP/2 its connection goes on.
 func TestAClientThatNeverReadsItsAnswersIsCut(t *testing.T) {

@@ -23,9 +23,6 @@ const (
 	lineGroup = 256
 	// lineIdle is how long a stream may send nothing.
 	lineIdle = 5 * time.Minute
-	// lineUnread is how long answers may wait to be read. Longer lets more streams
-	// that nobody reads hold their window; shorter cuts clients that pause.
-	lineUnread = time.Minute
 )
 
 // IsStream reports whether a request of the events route is a stream of lines.
@@ -78,14 +75,14 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 	defer func() { _ = control.SetReadDeadline(time.Now()) }() // a reader that waits for a line stops
 
 	write := func(b []byte, flush bool) error {
-		_ = control.SetWriteDeadline(time.Now().Add(lineUnread))
+		_ = control.SetWriteDeadline(time.Now().Add(unreadLimit))
 		_, err := w.Write(b)
 		if err == nil && flush {
 			err = control.Flush()
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			p.log.WarnContext(ctx, "a stream of lines is cut: its answers are not read", "topic", a.topic, "caller", a.who.Name, "waited", lineUnread)
-			return fault.New(fault.SlowConsumer, "the answers were not read for %v: read them while you send", lineUnread)
+			p.log.WarnContext(ctx, "a stream of lines is cut: its answers are not read", "topic", a.topic, "caller", a.who.Name, "waited", unreadLimit)
+			return unread(unreadLimit)
 		}
 		_ = control.SetWriteDeadline(time.Time{}) // HTTP/2 ends the stream when it comes, written or not
 		return err

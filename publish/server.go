@@ -116,8 +116,14 @@ const (
 // PublishStream answers requests in their order as Kafka acknowledges them.
 //
 // One goroutine reads and starts requests while there is room; this one waits
-// for each in turn and sends, as many answers at once as are there.
+// for each in turn and sends, as many answers at once as are there. A client
+// that does not read them is cut, with SLOW_CONSUMER.
 func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.PublishStreamRequest, posternv1.PublishStreamResponse]) error {
+	out := &answers{BidiStreamingServer: stream}
+	return out.whileRead(func() error { return s.serveStream(out) })
+}
+
+func (s *Server) serveStream(stream *answers) error {
 	ctx := stream.Context()
 	first := &posternv1.PublishStreamResponse{Window: &posternv1.PublishWindow{MaxEvents: streamEvents, MaxBytes: streamBytes}}
 	if err := stream.Send(first); err != nil {
@@ -220,7 +226,7 @@ type streamed struct {
 	events, bytes int64
 }
 
-func (s *Server) readRequests(ctx context.Context, stream grpc.BidiStreamingServer[posternv1.PublishStreamRequest, posternv1.PublishStreamResponse], room *room, started chan<- *streamed) error {
+func (s *Server) readRequests(ctx context.Context, stream *answers, room *room, started chan<- *streamed) error {
 	who := authz.FromContext(ctx)
 	last := uint64(0)
 	for begun := false; ; begun = true {

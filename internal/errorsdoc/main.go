@@ -15,6 +15,14 @@ import (
 )
 
 func main() {
+	if err := os.WriteFile("../docs/errors.md", page(), 0o644); err != nil {
+		fmt.Fprintln(os.Stderr, "errorsdoc:", err)
+		os.Exit(1)
+	}
+}
+
+// page is docs/errors.md.
+func page() []byte {
 	var b bytes.Buffer
 	b.WriteString(`# Errors
 
@@ -53,8 +61,5 @@ within the event's life (60 s, or as long as its caller waits). The code's name 
 		}
 		fmt.Fprintf(&b, "| `%s` | %d | `%s` | %d | %s |\n", c.Name, c.Number, c.Reason, wire.HTTPStatus(fault.New(c.Reason, "x")), retry)
 	}
-	if err := os.WriteFile("../docs/errors.md", b.Bytes(), 0o644); err != nil {
-		fmt.Fprintln(os.Stderr, "errorsdoc:", err)
-		os.Exit(1)
-	}
+	return b.Bytes()
 }

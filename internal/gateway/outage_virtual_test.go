@@ -5,6 +5,7 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postern-dev/postern/broker/brokertest"
+	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/wire"
@@ -301,6 +303,150 @@ func TestAClientThatSendsSlowlyIsCutAndTheOthersAreServed(t *testing.T) {
 			if r, err := b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}}); err != nil || r.Results[0].Error != nil {
 				t.Errorf("after %s: %v %v", name, r, err)
 			}
+		}
+		b.stop()
+	})
+}
+
+// A body that drips in over HTTP/2 is cut like one over HTTP/1.1, keeps no more
+// than what came of it, and the other streams of its connection go on.
+func TestABodyThatDripsOverHTTP2IsCutAndItsConnectionGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("dripping", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), nil)
+		h2 := new(http.Protocols)
+		h2.SetUnencryptedHTTP2(true)
+		dials := 0
+		transport := &http.Transport{Protocols: h2, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dials++
+			return b.network.DialContext(ctx, network, address)
+		}}
+		post := func(path string, body io.Reader, headers ...string) (int, fault.Reason) {
+			request, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1:7600/v1/topics/"+path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i < len(headers); i += 2 {
+				request.Header.Set(headers[i], headers[i+1])
+			}
+			answer, err := transport.RoundTrip(request)
+			if err != nil {
+				t.Fatalf("%s %v: %v", path, headers, err)
+			}
+			defer answer.Body.Close() //nolint:errcheck // it was read
+			var problem struct{ Reason fault.Reason }
+			if text, err := io.ReadAll(answer.Body); err != nil || json.Unmarshal(text, &problem) != nil {
+				t.Errorf("%s %v: %s %v", path, headers, text, err)
+			}
+			return answer.StatusCode, problem.Reason
+		}
+		for name, c := range map[string]struct {
+			path, begins string
+			headers      []string
+		}{
+			"a payload":                 {topic + "/events", "a", nil},
+			"a batch":                   {topic + "/events", "[", []string{"Content-Type", event.MediaBatch}},
+			"lines answered as a whole": {topic + "/events", "{", []string{"Content-Type", event.MediaNDJSON}},
+			"a publish through gRPC":    {topic + ":publish", "{", nil},
+			"a file name in gzip":       {topic + "/events", "\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xff", []string{"Content-Encoding", "gzip"}},
+			"a frame that zstd skips":   {topic + "/events", "\x50\x2a\x4d\x18\xff\xff\x00\x00", []string{"Content-Encoding", "zstd"}},
+		} {
+			out, in := io.Pipe()
+			var dripping sync.WaitGroup
+			dripped := 0
+			dripping.Go(func() {
+				_, err := io.WriteString(in, c.begins)
+				for err == nil { // a client that is never silent for long
+					time.Sleep(time.Second)
+					_, err = io.WriteString(in, " ")
+					dripped++
+				}
+			})
+			began := time.Now()
+			status, reason := post(c.path, out, c.headers...)
+			took := time.Since(began)
+			if status != http.StatusRequestTimeout || reason != fault.BodyTimeout || took < 59*time.Second || took > 61*time.Second {
+				t.Errorf("%s: %d %s after %s", name, status, reason, took)
+			}
+			dripping.Wait()
+			if dripped > 65 {
+				t.Errorf("%s: %d bytes were taken", name, dripped)
+			}
+			if status, reason := post(topic+"/events", strings.NewReader("x")); status != 200 {
+				t.Errorf("after %s: %d %s", name, status, reason)
+			}
+		}
+		if dials != 1 {
+			t.Errorf("%d connections were needed, want 1", dials)
+		}
+		transport.CloseIdleConnections()
+		b.stop()
+	})
+}
+
+// A gRPC client that sends and reads no answer is read no further than its window
+// and cut: its stream counts no more, and behind the answers that were sent it
+// finds the reason.
+func TestAPublishStreamThatNobodyReadsIsCutWithItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("unread-stream", 1)
+		b := inBubble(t, cluster, new(kfake.VirtualNetwork), func(c *config.Config) { c.Limits.PerIdentity.Streams = 1 })
+		stream, err := b.publisher().PublishStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := make(chan int)
+		go func() {
+			n := 0
+			for ; ; n++ {
+				request := &posternv1.PublishRequest{Topic: "no topic", Events: []*posternv1.Event{{Data: make([]byte, 1000)}}}
+				if err := stream.Send(&posternv1.PublishStreamRequest{Sequence: uint64(n + 1), Request: request}); err != nil {
+					sent <- n
+					return
+				}
+			}
+		}()
+		another := func() error {
+			next, err := b.publisher().PublishStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := next.Send(&posternv1.PublishStreamRequest{Sequence: 1, Request: &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}}}); err != nil {
+				t.Fatal(err)
+			}
+			_ = next.CloseSend() // its error is Recv's
+			for stored := false; ; {
+				m, err := next.Recv()
+				switch {
+				case err == io.EOF && stored:
+					return nil
+				case err != nil:
+					return err
+				}
+				stored = stored || len(m.Done) == 1 && m.Done[0].Error == nil
+			}
+		}
+		time.Sleep(50 * time.Second)
+		if err := another(); reasonOfStatus(err) != fault.TooManyStreams {
+			t.Errorf("before its minute is over: %v", err)
+		}
+		time.Sleep(20 * time.Second)
+		if err := another(); err != nil {
+			t.Errorf("the stream that nobody read still counts: %v", err)
+		}
+		answered := 0
+		for err == nil {
+			var m *posternv1.PublishStreamResponse
+			m, err = stream.Recv()
+			answered += len(m.GetDone())
+		}
+		if got := reasonOfStatus(err); got != fault.SlowConsumer || answered == 0 {
+			t.Errorf("%d answers, then the stream ended with %v", answered, err)
+		}
+		if n := <-sent; n > 10_000+16_000 { // its window, and gRPC's, which grows to 16 MiB
+			t.Errorf("%d requests were taken of a client that reads nothing", n)
 		}
 		b.stop()
 	})

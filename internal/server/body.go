@@ -45,7 +45,7 @@ func (b *bodies) take(n int) bool {
 // Content-Encoding, in limited time, charged to its caller's limit and, unless it
 // is a stream's, to the memory for bodies. A limit that is met is a fault from Read.
 type body struct {
-	sent    io.ReadCloser // as the client sends it
+	sent    *sentBody // as the client sends it
 	decoder io.ReadCloser
 	coding  string
 	control *http.ResponseController
@@ -57,6 +57,20 @@ type body struct {
 	begun   bool
 	taken   int
 	err     error
+}
+
+// sentBody keeps why its reading failed: decoders make other errors of it.
+type sentBody struct {
+	io.ReadCloser
+	err error
+}
+
+func (s *sentBody) Read(into []byte) (int, error) {
+	n, err := s.ReadCloser.Read(into)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
 }
 
 // openBody prepares r's body. Its Content-Encoding is gone then, and with it the length.
@@ -75,7 +89,7 @@ func openBody(w http.ResponseWriter, r *http.Request, all *bodies) (*body, error
 		w.Header().Set("Accept-Encoding", encodings)
 		return nil, fault.New(fault.UnsupportedEncoding, "Content-Encoding %q is not read: send gzip, zstd or no encoding", coding)
 	}
-	b := &body{sent: r.Body, coding: coding, control: http.NewResponseController(w), ctx: r.Context(), bodies: all, patient: r.ContentLength < 0}
+	b := &body{sent: &sentBody{ReadCloser: r.Body}, coding: coding, control: http.NewResponseController(w), ctx: r.Context(), bodies: all, patient: r.ContentLength < 0}
 	b.call, _ = r.Context().Value(callKey{}).(call)
 	if coding != "" {
 		r.Header.Del("Content-Encoding")
@@ -93,6 +107,9 @@ func (b *body) Read(into []byte) (int, error) {
 	}
 	n, err := b.read(into)
 	if err != nil {
+		if b.sent.err != nil && !errors.Is(b.sent.err, io.EOF) {
+			err = b.sent.err
+		}
 		err = b.failure(err)
 	}
 	switch {

@@ -127,9 +127,12 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 		return nil, err
 	}
 	c := &carrier{subscription: subscription, conn: conn, timeout: o.Timeout, client: posternv1.NewEventHandlerClient(conn)}
+	var secrets []string
 	for name, value := range o.Metadata {
 		c.metadata = append(c.metadata, name, value.Reveal())
+		secrets = append(secrets, value.Reveal())
 	}
+	c.scrub = setting.NewScrubber(secrets...)
 	settings := endpoint.Options{
 		Subscription: subscription, Host: o.Address, Timeout: o.Timeout, Concurrency: o.Concurrency, Rate: o.RequestsPerSecond,
 		DisableAfter: o.DisableAfter, Retry: env.Retry,

@@ -43,7 +43,7 @@ func TestAnAnswersBodyIsReadTo64KiBAndKeptTo4KiB(t *testing.T) {
 			p := parcel()
 			p.Records = []*event.Record{record("k", "1"), record("k", "2")}
 			var a endpoint.Answer
-			a = c.read(&http.Response{StatusCode: status, Header: http.Header{}, ContentLength: -1, Body: body}, &a, func() {}, len(p.Records))
+			a = c.read(&http.Response{StatusCode: status, Header: http.Header{}, ContentLength: -1, Body: body}, &a, func() {}, len(p.Records), nil)
 			if body.read != 64<<10 || !body.closed {
 				t.Errorf("%d %q: %d bytes were read, closed %t", status, text, body.read, body.closed)
 			}

@@ -120,12 +120,7 @@ func webhookFromProto(m *posternv1.Webhook) (*webhook.Options, References) {
 	case posternv1.WebhookMode_WEBHOOK_MODE_BATCH:
 		o.Mode = webhook.Batch
 	}
-	switch m.GetView() {
-	case posternv1.View_VIEW_RAW:
-		o.View = webhook.ViewRaw
-	case posternv1.View_VIEW_JSON:
-		o.View = webhook.ViewJSON
-	}
+	o.View = viewFromProto(m.GetView())
 	var r References
 	for _, s := range m.GetSecrets() {
 		r.Secrets = append(r.Secrets, s.GetName())
@@ -137,6 +132,26 @@ func webhookFromProto(m *posternv1.Webhook) (*webhook.Options, References) {
 		r.Headers[name] = s.GetName()
 	}
 	return o, r
+}
+
+func viewFromProto(v posternv1.View) webhook.View {
+	switch v {
+	case posternv1.View_VIEW_RAW:
+		return webhook.ViewRaw
+	case posternv1.View_VIEW_JSON:
+		return webhook.ViewJSON
+	}
+	return ""
+}
+
+func viewToProto(v webhook.View) posternv1.View {
+	switch v {
+	case webhook.ViewRaw:
+		return posternv1.View_VIEW_RAW
+	case webhook.ViewJSON:
+		return posternv1.View_VIEW_JSON
+	}
+	return posternv1.View_VIEW_UNSPECIFIED
 }
 
 // webhookToProto writes an endpoint. Of secrets there are the references, or,
@@ -154,12 +169,7 @@ func webhookToProto(o *webhook.Options, r References) *posternv1.Webhook {
 	case webhook.Batch:
 		m.Mode = posternv1.WebhookMode_WEBHOOK_MODE_BATCH
 	}
-	switch o.View {
-	case webhook.ViewRaw:
-		m.View = posternv1.View_VIEW_RAW
-	case webhook.ViewJSON:
-		m.View = posternv1.View_VIEW_JSON
-	}
+	m.View = viewToProto(o.View)
 	for _, name := range r.Secrets {
 		m.Secrets = append(m.Secrets, &posternv1.SecretReference{Name: name})
 	}

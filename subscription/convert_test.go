@@ -66,6 +66,7 @@ func pushed() *posternv1.Subscription {
 		Address: "app.svc:9000", Tls: certificates("app"), Timeout: durationpb.New(time.Second), Concurrency: 3, RequestsPerSecond: 9, DisableAfter: durationpb.New(time.Hour),
 		Batch:    &posternv1.PushBatch{MaxEvents: 5, MaxBytes: 1000, MaxWait: durationpb.New(time.Second)},
 		Metadata: map[string]*posternv1.SecretReference{"token": {Name: "token"}},
+		View:     posternv1.View_VIEW_JSON,
 	}}
 }
 

@@ -110,7 +110,7 @@ func endpointToProto(m *posternv1.Webhook, o *webhook.Options, r References) {
 func pushFromProto(m *posternv1.Push, r *References) *push.Options {
 	o := &push.Options{
 		Address: m.GetAddress(), Timeout: m.GetTimeout().AsDuration(), Concurrency: int(m.GetConcurrency()), RequestsPerSecond: m.GetRequestsPerSecond(),
-		Batch: batchFromProto(m.GetBatch()), DisableAfter: m.GetDisableAfter().AsDuration(),
+		Batch: batchFromProto(m.GetBatch()), DisableAfter: m.GetDisableAfter().AsDuration(), View: viewFromProto(m.GetView()),
 	}
 	o.TLS, r.TLS = tlsFromProto(m.GetTls())
 	for name, s := range m.GetMetadata() {
@@ -126,6 +126,7 @@ func pushToProto(o *push.Options, r References) *posternv1.Push {
 	m := &posternv1.Push{
 		Address: o.Address, Timeout: duration(o.Timeout), Concurrency: int32(o.Concurrency), RequestsPerSecond: o.RequestsPerSecond,
 		Batch: batchToProto(o.Batch), DisableAfter: duration(o.DisableAfter), Tls: tlsToProto(o.TLS, r.TLS),
+		View: viewToProto(o.View),
 	}
 	if len(r.Metadata)+len(o.Metadata) > 0 {
 		m.Metadata = map[string]*posternv1.SecretReference{}

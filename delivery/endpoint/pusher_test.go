@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"go.opentelemetry.io/otel"
@@ -637,40 +638,98 @@ func TestDisablingElsewhereStopsThisInstanceToo(t *testing.T) {
 	})
 }
 
+// tracers choose as the gateway's telemetry does: by the publishing span.
+type tracers struct {
+	Tracer, root oteltrace.Tracer
+	asked        []oteltrace.SpanContext
+	sample       bool // of what was published without a trace
+}
+
+func (c *tracers) For(parent oteltrace.SpanContext) oteltrace.Tracer {
+	c.asked = append(c.asked, parent)
+	switch {
+	case parent.IsSampled():
+		return c.Tracer
+	case !parent.IsValid() && c.sample:
+		return c.root
+	}
+	return nil
+}
+
 func TestAttemptsAreLinkedToTheirPublisherAndToTheAttemptBefore(t *testing.T) {
+	const published, by = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	old := otel.GetTextMapPropagator()
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	defer otel.SetTextMapPropagator(old)
-	recorder := tracetest.NewSpanRecorder()
-	provider := trace.NewTracerProvider(trace.WithSpanProcessor(recorder))
-	synctest.Test(t, func(t *testing.T) {
-		env := quiet()
-		env.Tracer = provider.Tracer("test")
-		r := records(1, 1)
-		r[0].Headers = []event.Header{{Name: event.HeaderTraceParent, Value: []byte("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")}}
-		tries := 0
-		w := &wire{carry: func(context.Context, *Parcel) Answer {
-			if tries++; tries < 3 {
-				return answer(failing)
+	for name, c := range map[string]struct {
+		parent string
+		sample bool
+		spans  int
+		links  int // to the publishing span, of each
+		scope  string
+	}{
+		"published in a recorded span":             {"00-" + published + "-" + by + "-01", false, 3, 1, "by parent"},
+		"published in a span that is not recorded": {"00-" + published + "-" + by + "-00", true, 0, 0, ""},
+		"published without a trace":                {"", true, 3, 0, "roots"},
+		"published without a trace, not sampled":   {"", false, 0, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			recorder := tracetest.NewSpanRecorder()
+			provider := trace.NewTracerProvider(trace.WithSpanProcessor(recorder))
+			choice := &tracers{Tracer: provider.Tracer("by parent"), root: provider.Tracer("roots"), sample: c.sample}
+			carried := []oteltrace.SpanContext{}
+			synctest.Test(t, func(t *testing.T) {
+				env := quiet()
+				env.Tracer, env.TracerFor = tracenoop.Tracer{}, choice.For // the first is for nothing, then
+				r := records(1, 1)
+				if c.parent != "" {
+					r[0].Headers = []event.Header{{Name: event.HeaderTraceParent, Value: []byte(c.parent)}}
+				}
+				w := &wire{carry: func(ctx context.Context, _ *Parcel) Answer {
+					carried = append(carried, oteltrace.SpanContextFromContext(ctx))
+					if len(carried) < 3 {
+						return answer(failing)
+					}
+					return answer(ok)
+				}}
+				push(t, newShop(r), Options{}, w, env, time.Hour)
+			})
+			if len(carried) != 3 || len(choice.asked) != 3 {
+				t.Fatalf("%d attempts, the tracer of %d was asked for", len(carried), len(choice.asked))
 			}
-			return answer(ok)
-		}}
-		push(t, newShop(r), Options{}, w, env, time.Hour)
-	})
-	spans := recorder.Ended()
-	if len(spans) != 3 {
-		t.Fatalf("%d spans", len(spans))
-	}
-	for i, s := range spans {
-		if s.SpanContext().TraceID().String() != "4bf92f3577b34da6a3ce929d0e0e4736" {
-			t.Errorf("span %d is in trace %s", i, s.SpanContext().TraceID())
-		}
-		links := s.Links()
-		if len(links) != min(i, 1)+1 || links[0].SpanContext.SpanID().String() != "00f067aa0ba902b7" {
-			t.Errorf("span %d has the links %v", i, links)
-		}
-		if i > 0 && links[1].SpanContext.SpanID() != spans[i-1].SpanContext().SpanID() {
-			t.Errorf("span %d is not linked to the one before", i)
-		}
+			spans := recorder.Ended()
+			if len(spans) != c.spans {
+				t.Fatalf("%d spans", len(spans))
+			}
+			for i, got := range carried {
+				if want := c.parent != ""; (choice.asked[i].SpanID().String() == by) != want {
+					t.Errorf("the tracer was asked for with %v", choice.asked[i])
+				}
+				switch {
+				case c.spans > 0: // the receiver's parent is the attempt
+					if got.SpanID() != spans[i].SpanContext().SpanID() {
+						t.Errorf("attempt %d carries %v", i, got)
+					}
+				case c.parent != "": // and without one the publisher
+					if got.SpanID().String() != by || got.IsSampled() {
+						t.Errorf("attempt %d carries %v", i, got)
+					}
+				case got.IsValid():
+					t.Errorf("attempt %d carries %v", i, got)
+				}
+			}
+			for i, s := range spans {
+				if inTrace := s.SpanContext().TraceID().String() == published; inTrace != (c.links > 0) || s.InstrumentationScope().Name != c.scope {
+					t.Errorf("span %d is in trace %s, of %s", i, s.SpanContext().TraceID(), s.InstrumentationScope().Name)
+				}
+				links := s.Links()
+				if len(links) != min(i, 1)+c.links || c.links > 0 && links[0].SpanContext.SpanID().String() != by {
+					t.Fatalf("span %d has the links %v", i, links)
+				}
+				if i > 0 && links[c.links].SpanContext.SpanID() != spans[i-1].SpanContext().SpanID() {
+					t.Errorf("span %d is not linked to the one before", i)
+				}
+			}
+		})
 	}
 }

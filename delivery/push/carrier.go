@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/postern-dev/postern/delivery/endpoint"
 	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/internal/setting"
 	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
@@ -25,6 +27,7 @@ type carrier struct {
 	metadata     []string // name, value pairs
 	batch        bool
 	timeout      time.Duration
+	scrub        *setting.Scrubber // of what the application says back
 }
 
 // Close lets go of the connection.
@@ -41,7 +44,7 @@ func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoin
 	ctx = metadata.NewOutgoingContext(ctx, md)
 	if !c.batch {
 		_, err := c.client.Handle(ctx, c.message(p, p.Records[0]))
-		answer.Outcome = judge(status.Convert(err))
+		answer.Outcome = c.judge(status.Convert(err))
 		answer.Status = int(status.Code(err))
 		return answer
 	}
@@ -50,7 +53,7 @@ func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoin
 		request.Requests[i] = c.message(p, r)
 	}
 	response, err := c.client.HandleBatch(ctx, request)
-	answer.Outcome = judge(status.Convert(err))
+	answer.Outcome = c.judge(status.Convert(err))
 	answer.Status = int(status.Code(err))
 	if answer.Action == endpoint.Reject && len(p.Records) > 1 {
 		// Refused as a whole: which of them is to blame, the answer does not say.
@@ -65,7 +68,7 @@ func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoin
 		return answer
 	}
 	for _, r := range results {
-		answer.Each = append(answer.Each, judge(status.New(codes.Code(r.GetCode()), r.GetMessage())))
+		answer.Each = append(answer.Each, c.judge(status.New(codes.Code(r.GetCode()), r.GetMessage())))
 	}
 	return answer
 }
@@ -81,6 +84,16 @@ func (c *carrier) message(p *endpoint.Parcel, r *event.Record) *posternv1.Handle
 	}
 }
 
+// judge reads a status. Of what the application says back, no secret is kept.
+func (c *carrier) judge(s *status.Status) endpoint.Outcome {
+	if s.Code() == codes.OK {
+		return judge(s)
+	}
+	said := s.Proto() // a copy
+	said.Message = string(c.scrub.Text([]byte(said.Message)))
+	return judge(status.FromProto(said))
+}
+
 // judge reads a status (proto handler.proto has the table for people).
 func judge(s *status.Status) endpoint.Outcome {
 	o := endpoint.Outcome{Action: endpoint.Retry, Class: "code"}
@@ -89,8 +102,8 @@ func judge(s *status.Status) endpoint.Outcome {
 	}
 	o.Why = "the application answered " + s.Code().String()
 	if m := s.Message(); m != "" {
-		if len(m) > 4<<10 {
-			m = m[:4<<10]
+		if len(m) > maxExcerpt {
+			m = strings.ToValidUTF8(m[:maxExcerpt], "")
 		}
 		o.Why += ": " + m
 	}
@@ -116,6 +129,9 @@ func judge(s *status.Status) endpoint.Outcome {
 	}
 	return o
 }
+
+// maxExcerpt bounds what is kept of an application's message, in bytes.
+const maxExcerpt = 4 << 10
 
 // maxPause bounds what an application may ask for.
 const maxPause = 24 * time.Hour

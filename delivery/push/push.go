@@ -46,6 +46,8 @@ type Options struct {
 	DisableAfter time.Duration `yaml:"disable_after"`
 	// Metadata is sent with each call.
 	Metadata map[string]setting.Secret `yaml:"metadata"`
+	// View is raw (default) or json: events are shown as JSON, whatever the topic holds.
+	View webhook.View `yaml:"view"`
 }
 
 const (
@@ -90,6 +92,9 @@ func (o Options) Validate() []error {
 	if o.RequestsPerSecond < 0 || o.RequestsPerSecond > 1e6 {
 		bad("requests_per_second", "%g is out of range: at most 1000000", o.RequestsPerSecond)
 	}
+	if o.View != "" && o.View != webhook.ViewRaw && o.View != webhook.ViewJSON {
+		bad("view", "%q is not offered: use raw or json", o.View)
+	}
 	if o.Batch != nil {
 		o.Batch.Validate(func(path, format string, args ...any) { bad("batch."+path, format, args...) })
 	}
@@ -112,6 +117,8 @@ type Environment struct {
 	// Retry is the subscription's policy.
 	Retry    delivery.Retry
 	Endpoint endpoint.Environment
+	// View shows a record as JSON, for applications with view: json.
+	View endpoint.View
 	// Dial opens connections; nil is gRPC's own. Tests pass a virtual network.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
@@ -127,15 +134,21 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 		return nil, err
 	}
 	c := &carrier{subscription: subscription, conn: conn, timeout: o.Timeout, client: posternv1.NewEventHandlerClient(conn)}
+	var secrets []string
 	for name, value := range o.Metadata {
 		c.metadata = append(c.metadata, name, value.Reveal())
+		secrets = append(secrets, value.Reveal())
 	}
+	c.scrub = setting.NewScrubber(secrets...)
 	settings := endpoint.Options{
 		Subscription: subscription, Host: o.Address, Timeout: o.Timeout, Concurrency: o.Concurrency, Rate: o.RequestsPerSecond,
 		DisableAfter: o.DisableAfter, Retry: env.Retry,
 	}
 	if o.Batch != nil {
 		settings.Batch, c.batch = *o.Batch, true
+	}
+	if o.View == webhook.ViewJSON {
+		settings.View = env.View
 	}
 	return endpoint.New(settings, c, env.Endpoint), nil
 }

@@ -53,11 +53,11 @@ func TestRetryInfoIsObeyedUpToADay(t *testing.T) {
 
 func TestEverythingWrongWithAnApplicationIsSaidAtOnce(t *testing.T) {
 	errs := Options{
-		Address: "nowhere", Timeout: time.Hour, Concurrency: -1, RequestsPerSecond: -1, Batch: &endpoint.Batch{MaxEvents: -1}, TLS: &webhook.TLS{CertFile: "x"},
+		Address: "nowhere", Timeout: time.Hour, Concurrency: -1, RequestsPerSecond: -1, Batch: &endpoint.Batch{MaxEvents: -1}, TLS: &webhook.TLS{CertFile: "x"}, View: "xml",
 		Metadata: map[string]setting.Secret{"grpc-timeout": {}, "X-Upper": {}, "fine": setting.NewSecret("hunter2")},
 	}.Validate()
 	all := fmt.Sprint(errors.Join(errs...))
-	for _, want := range []string{"push.address", "push.timeout", "push.concurrency", "push.requests_per_second", "push.batch.max_events", "push.tls", "grpc-timeout", "X-Upper"} {
+	for _, want := range []string{"push.address", "push.timeout", "push.concurrency", "push.requests_per_second", "push.batch.max_events", "push.tls", "push.view", "grpc-timeout", "X-Upper"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("nothing is said of %s: %s", want, all)
 		}

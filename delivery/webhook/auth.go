@@ -145,6 +145,40 @@ func (a *authorizer) close() {
 	}
 }
 
+// tokenOf gives what follows the scheme in an Authorization header.
+func tokenOf(header http.Header) string {
+	_, token, _ := strings.Cut(header.Get("Authorization"), " ")
+	return token
+}
+
+// scrubber hides o's secrets in what the endpoint answers.
+func (o Options) scrubber() *setting.Scrubber {
+	var all []string
+	for _, k := range o.allKeys() {
+		all = append(all, k.Secret.Reveal())
+		if _, key, ok := strings.Cut(k.Secret.Reveal(), "_"); ok {
+			all = append(all, key)
+		}
+	}
+	for _, value := range o.Headers {
+		all = append(all, value.Reveal())
+	}
+	if a := o.Auth; a != nil {
+		all = append(all, a.Bearer.Reveal())
+		if a.Basic != nil {
+			all = append(all, a.Basic.Password.Reveal())
+		}
+		if a.OAuth2 != nil {
+			all = append(all, a.OAuth2.ClientSecret.Reveal())
+		}
+	}
+	if u, err := url.Parse(o.Proxy.Reveal()); err == nil && u.User != nil {
+		password, _ := u.User.Password()
+		all = append(all, password, base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+	}
+	return setting.NewScrubber(all...)
+}
+
 // checkURL says what is wrong with a URL the gateway is to call; "" is nothing.
 func checkURL(text string, allowHTTP bool) string {
 	u, err := url.Parse(text)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/delivery/endpoint"
+	"github.com/postern-dev/postern/internal/setting"
 )
 
 // Environment is what a webhook works with that nobody configures for it alone.
@@ -65,6 +66,7 @@ type carrier struct {
 	template  *http.Request                  // of each request, but for its headers and its body
 	exchanges exchanges
 	callback  string
+	scrub     *setting.Scrubber // of what the endpoint says back
 }
 
 // New makes the pusher of a webhook of valid options.
@@ -130,6 +132,7 @@ func newCarrier(subscription string, o Options, env Environment) (*carrier, erro
 			return nil, fmt.Errorf("auth.jwt: %w", err)
 		}
 	}
+	c.scrub = o.scrubber()
 	c.auth = newAuthorizer(subscription, o.Auth, env.Identity, roundTripper(c.roundTrip))
 	return c, nil
 }
@@ -237,15 +240,16 @@ func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoin
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
 	}
-	return c.read(response, &answer, cancel, len(p.Records))
+	return c.read(response, &answer, cancel, len(p.Records), x.header)
 }
 
 // successPatience bounds the reading of a success's body: the status has said
 // everything, and the rest is read only so that the connection can be used again.
 const successPatience = time.Second
 
-// read reads an answer and what it means.
-func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel func(), events int) endpoint.Answer {
+// read reads an answer and what it means. Endpoints that say back what they were
+// sent are common: none of it that is secret is kept.
+func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel func(), events int, sent http.Header) endpoint.Answer {
 	success := response.StatusCode >= 200 && response.StatusCode < 300
 	var text []byte
 	if response.ContentLength != 0 {
@@ -261,7 +265,7 @@ func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel 
 	now := time.Now()
 	answer.Status = response.StatusCode
 	if !success {
-		answer.Excerpt = excerptOf(text)
+		answer.Excerpt = excerptOf(c.scrub.Text(text, tokenOf(sent)))
 	}
 	answer.Outcome = c.verdicts.judge(response.StatusCode, response.Header.Get("Retry-After"), answer.Excerpt, now)
 	answer.Each = c.resultsOf(response.StatusCode, text, events, now)

@@ -193,6 +193,8 @@ func (v *verdicts) failure(err error) endpoint.Outcome {
 		o.Class, o.Why = "timeout", "the endpoint did not answer in time"
 		if errors.As(err, &operation) && operation.Op == "dial" {
 			o.Why = "the endpoint could not be connected to in time"
+		} else if strings.Contains(err.Error(), "TLS handshake timeout") { // net/http's, which has no type
+			o.Why = "the endpoint did not end its TLS handshake in time"
 		}
 	case errors.As(err, &operation) && operation.Op == "dial":
 		o.Class, o.Why = "refused", "the endpoint could not be reached: "+operation.Error()

@@ -145,7 +145,11 @@ func excerptOf(b []byte) string {
 	if len(b) > maxExcerpt {
 		b = b[:maxExcerpt]
 	}
-	return strings.TrimSpace(printable(b))
+	text := printable(b)
+	if len(text) > maxExcerpt { // what stands for a wrong byte has three
+		text = strings.ToValidUTF8(text[:maxExcerpt], "")
+	}
+	return strings.TrimSpace(text)
 }
 
 // printable keeps text readable in a log or a header: no control characters, valid UTF-8.

@@ -81,7 +81,7 @@ func (g *Gateway) pusher(spec subscription.Spec, retry delivery.Retry) (*endpoin
 	}
 	if spec.Push != nil {
 		return push.New(spec.Name, *spec.Push, push.Environment{
-			Retry: retry,
+			Retry: retry, View: g.schemas.View,
 			Endpoint: endpoint.Environment{
 				Log: g.log, Tracer: g.telemetry.Tracer, TracerFor: g.telemetry.For, Meter: g.telemetry.Meter, Hosts: g.hosts, Attempts: g.endpoints.Attempts(),
 				States: g.endpoints.States(), Notices: g.endpoints.Notices(), Instance: g.Instance(),

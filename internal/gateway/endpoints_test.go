@@ -319,7 +319,9 @@ func (a *app) HandleBatch(_ context.Context, b *posternv1.HandleBatchRequest) (*
 	return answer, nil
 }
 
-func (a *app) serve(t *testing.T) string {
+func (a *app) serve(t *testing.T) string { return serveApp(t, a) }
+
+func serveApp(t *testing.T, a posternv1.EventHandlerServer) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

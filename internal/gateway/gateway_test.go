@@ -45,10 +45,15 @@ func start(t *testing.T, cluster *brokertest.Cluster, change func(*config.Config
 // startWith runs a gateway of the configuration.
 func startWith(t *testing.T, c config.Config) *running {
 	t.Helper()
+	return startLogged(t, c, slog.New(slog.DiscardHandler))
+}
+
+func startLogged(t *testing.T, c config.Config, log *slog.Logger) *running {
+	t.Helper()
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	g, err := New(t.Context(), c.WithDefaults(), Options{Version: "test", Log: slog.New(slog.DiscardHandler)})
+	g, err := New(t.Context(), c.WithDefaults(), Options{Version: "test", Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

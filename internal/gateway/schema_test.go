@@ -19,6 +19,7 @@ import (
 
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/push"
 	"github.com/postern-dev/postern/delivery/webhook"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
@@ -360,6 +361,42 @@ func TestWebhookMadeByTheAPIShowsEventsInTheViewItAsksFor(t *testing.T) {
 		}
 	}
 	t.Error("the changed view is never obeyed")
+}
+
+func TestApplicationIsShownEventsInTheViewItsFileOrTheAPIAsksFor(t *testing.T) {
+	cluster, reg := brokertest.New(t), newSchemaRegistry(t)
+	topic := cluster.Topic("viewed-app", 1)
+	id := reg.put(topic+"-value", schema.Avro, orderAvro)
+	stored := framed(id, "\x02a\x06\x00")
+	cluster.Put(&event.Record{Topic: topic, Key: []byte("k"), Value: stored})
+	got := make(chan *posternv1.HandleRequest, 100)
+	address := (&app{answer: func(r *posternv1.HandleRequest) error { got <- r; return nil }}).serve(t)
+	raw, shown, made := cluster.Name("viewed-raw"), cluster.Name("viewed-json"), cluster.Name("viewed-made")
+	g := start(t, cluster, func(c *config.Config) {
+		c.SchemaRegistry.URLs = []string{reg.url}
+		c.SubscriptionsAPI = subscription.Options{AllowHTTP: true, AllowLoopback: true, PushAddresses: []string{address}}
+		c.Subscriptions = []subscription.Spec{
+			{Name: raw, Topics: []string{topic}, Push: &push.Options{Address: address}},
+			{Name: shown, Topics: []string{topic}, Push: &push.Options{Address: address, View: webhook.ViewJSON}},
+		}
+	})
+	m := g.create(&posternv1.Subscription{Name: made, Topics: []string{topic}, Push: &posternv1.Push{Address: address, View: posternv1.View_VIEW_JSON}})
+	if m.GetPush().GetView() != posternv1.View_VIEW_JSON {
+		t.Errorf("it was made with the view %v", m.GetPush().GetView())
+	}
+	const json = `{"id":"a","qty":3,"note":null}`
+	want := map[string]string{raw: string(stored), shown: json, made: json}
+	for range len(want) {
+		select {
+		case r := <-got:
+			if data := string(r.GetEvent().GetData()); data != want[r.GetSubscription()] {
+				t.Errorf("%s got %q, want %q", r.GetSubscription(), data, want[r.GetSubscription()])
+			}
+			delete(want, r.GetSubscription())
+		case <-time.After(patience):
+			t.Fatalf("nothing came for %v", want)
+		}
+	}
 }
 
 func TestPullShowsJSON(t *testing.T) {

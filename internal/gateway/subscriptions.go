@@ -82,6 +82,9 @@ func (g *Gateway) declared() []tail.Declared {
 		switch {
 		case e.Spec.Push != nil:
 			d.Endpoint = &tail.Endpoint{Host: e.Spec.Push.Address, Protocol: "grpc"}
+			if e.Spec.Push.View == webhook.ViewJSON {
+				d.Summary = strings.TrimSpace(d.Summary + " They are shown as JSON.")
+			}
 		case e.Spec.Webhook != nil:
 			u, err := url.Parse(e.Spec.Webhook.URL)
 			if err != nil {

@@ -28,8 +28,11 @@ func (s Secret) String() string {
 	if s.text == "" {
 		return ""
 	}
-	return "***"
+	return hidden
 }
+
+// hidden stands where a secret would.
+const hidden = "***"
 
 // GoString keeps %#v from printing the text.
 func (s Secret) GoString() string { return strconv.Quote(s.String()) }

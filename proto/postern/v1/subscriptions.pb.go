@@ -2244,7 +2244,9 @@ type Push struct {
 	// How long no call may succeed before the application is disabled. Default: never.
 	DisableAfter *durationpb.Duration `protobuf:"bytes,7,opt,name=disable_after,json=disableAfter,proto3" json:"disable_after,omitempty"`
 	// Sent with each call.
-	Metadata      map[string]*SecretReference `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Metadata map[string]*SecretReference `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How the application is shown events. Default RAW.
+	View          View `protobuf:"varint,9,opt,name=view,proto3,enum=postern.v1.View" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2333,6 +2335,13 @@ func (x *Push) GetMetadata() map[string]*SecretReference {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *Push) GetView() View {
+	if x != nil {
+		return x.View
+	}
+	return View_VIEW_UNSPECIFIED
 }
 
 // SecretReference names a secret that the gateway's operator provides. The API
@@ -5194,7 +5203,7 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\vcertificate\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\vcertificate\x12-\n" +
 	"\x03key\x18\x03 \x01(\v2\x1b.postern.v1.SecretReferenceR\x03key\x12)\n" +
 	"\vserver_name\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\xfd\x01R\n" +
-	"serverName\"\x9b\x04\n" +
+	"serverName\"\xcb\x04\n" +
 	"\x04Push\x12$\n" +
 	"\aaddress\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80\x04R\aaddress\x12%\n" +
@@ -5206,7 +5215,8 @@ const file_postern_v1_subscriptions_proto_rawDesc = "" +
 	"\x13requests_per_second\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x12+\n" +
 	"\x05batch\x18\x06 \x01(\v2\x15.postern.v1.PushBatchR\x05batch\x12>\n" +
 	"\rdisable_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\fdisableAfter\x12D\n" +
-	"\bmetadata\x18\b \x03(\v2\x1e.postern.v1.Push.MetadataEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\bmetadata\x1aX\n" +
+	"\bmetadata\x18\b \x03(\v2\x1e.postern.v1.Push.MetadataEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\bmetadata\x12.\n" +
+	"\x04view\x18\t \x01(\x0e2\x10.postern.v1.ViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\x1aX\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.postern.v1.SecretReferenceR\x05value:\x028\x01\"T\n" +
@@ -5697,100 +5707,101 @@ var file_postern_v1_subscriptions_proto_depIdxs = []int32{
 	19,  // 58: postern.v1.Push.batch:type_name -> postern.v1.PushBatch
 	68,  // 59: postern.v1.Push.disable_after:type_name -> google.protobuf.Duration
 	66,  // 60: postern.v1.Push.metadata:type_name -> postern.v1.Push.MetadataEntry
-	12,  // 61: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	12,  // 62: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
-	12,  // 63: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
-	71,  // 64: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,   // 65: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
-	69,  // 66: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
-	37,  // 67: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
-	38,  // 68: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
-	72,  // 69: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
-	12,  // 70: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
-	40,  // 71: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
-	69,  // 72: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
-	69,  // 73: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
-	69,  // 74: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
-	69,  // 75: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
-	42,  // 76: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	6,   // 77: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
-	42,  // 78: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	7,   // 79: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
-	47,  // 80: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
-	73,  // 81: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
-	72,  // 82: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
-	72,  // 83: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
-	69,  // 84: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
-	69,  // 85: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
-	69,  // 86: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
-	69,  // 87: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
-	42,  // 88: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
-	8,   // 89: postern.v1.Job.kind:type_name -> postern.v1.JobKind
-	9,   // 90: postern.v1.Job.state:type_name -> postern.v1.JobState
-	69,  // 91: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	69,  // 92: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	69,  // 93: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	74,  // 94: postern.v1.Job.error:type_name -> google.rpc.Status
-	43,  // 95: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
-	48,  // 96: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
-	41,  // 97: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
-	49,  // 98: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
-	10,  // 99: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
-	56,  // 100: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
-	68,  // 101: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	57,  // 102: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
-	59,  // 103: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
-	11,  // 104: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
-	69,  // 105: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
-	67,  // 106: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
-	58,  // 107: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
-	68,  // 108: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
-	58,  // 109: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
-	72,  // 110: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
-	69,  // 111: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
-	69,  // 112: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
-	68,  // 113: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
-	27,  // 114: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
-	27,  // 115: postern.v1.Push.MetadataEntry.value:type_name -> postern.v1.SecretReference
-	28,  // 116: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
-	29,  // 117: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
-	30,  // 118: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
-	32,  // 119: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
-	33,  // 120: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
-	34,  // 121: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
-	35,  // 122: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
-	36,  // 123: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
-	41,  // 124: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
-	43,  // 125: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
-	44,  // 126: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
-	46,  // 127: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
-	48,  // 128: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
-	50,  // 129: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
-	51,  // 130: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
-	53,  // 131: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
-	54,  // 132: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
-	12,  // 133: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
-	12,  // 134: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
-	31,  // 135: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
-	12,  // 136: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
-	75,  // 137: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
-	12,  // 138: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
-	12,  // 139: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
-	39,  // 140: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
-	49,  // 141: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
-	49,  // 142: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
-	45,  // 143: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
-	47,  // 144: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
-	49,  // 145: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
-	49,  // 146: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
-	52,  // 147: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
-	49,  // 148: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
-	55,  // 149: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
-	133, // [133:150] is the sub-list for method output_type
-	116, // [116:133] is the sub-list for method input_type
-	116, // [116:116] is the sub-list for extension type_name
-	116, // [116:116] is the sub-list for extension extendee
-	0,   // [0:116] is the sub-list for field type_name
+	70,  // 61: postern.v1.Push.view:type_name -> postern.v1.View
+	12,  // 62: postern.v1.CreateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	12,  // 63: postern.v1.ListSubscriptionsResponse.subscriptions:type_name -> postern.v1.Subscription
+	12,  // 64: postern.v1.UpdateSubscriptionRequest.subscription:type_name -> postern.v1.Subscription
+	71,  // 65: postern.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,   // 66: postern.v1.SeekSubscriptionRequest.edge:type_name -> postern.v1.Edge
+	69,  // 67: postern.v1.SeekSubscriptionRequest.time:type_name -> google.protobuf.Timestamp
+	37,  // 68: postern.v1.SeekSubscriptionRequest.positions:type_name -> postern.v1.SeekPositions
+	38,  // 69: postern.v1.SeekSubscriptionRequest.cursor:type_name -> postern.v1.SeekCursor
+	72,  // 70: postern.v1.SeekPositions.positions:type_name -> postern.v1.Position
+	12,  // 71: postern.v1.SeekSubscriptionResponse.subscription:type_name -> postern.v1.Subscription
+	40,  // 72: postern.v1.SeekSubscriptionResponse.partitions:type_name -> postern.v1.SeekPartition
+	69,  // 73: postern.v1.ReplayEventsRequest.after:type_name -> google.protobuf.Timestamp
+	69,  // 74: postern.v1.ReplayEventsRequest.before:type_name -> google.protobuf.Timestamp
+	69,  // 75: postern.v1.DeadLetterFilter.after:type_name -> google.protobuf.Timestamp
+	69,  // 76: postern.v1.DeadLetterFilter.before:type_name -> google.protobuf.Timestamp
+	42,  // 77: postern.v1.RedriveDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	6,   // 78: postern.v1.RedriveDeadLettersRequest.to:type_name -> postern.v1.RedriveTo
+	42,  // 79: postern.v1.ListDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	7,   // 80: postern.v1.ListDeadLettersRequest.order:type_name -> postern.v1.DeadLetterOrder
+	47,  // 81: postern.v1.ListDeadLettersResponse.dead_letters:type_name -> postern.v1.DeadLetteredEvent
+	73,  // 82: postern.v1.DeadLetteredEvent.event:type_name -> postern.v1.Event
+	72,  // 83: postern.v1.DeadLetteredEvent.position:type_name -> postern.v1.Position
+	72,  // 84: postern.v1.DeadLetteredEvent.origin:type_name -> postern.v1.Position
+	69,  // 85: postern.v1.DeadLetteredEvent.origin_timestamp:type_name -> google.protobuf.Timestamp
+	69,  // 86: postern.v1.DeadLetteredEvent.first_attempt:type_name -> google.protobuf.Timestamp
+	69,  // 87: postern.v1.DeadLetteredEvent.last_attempt:type_name -> google.protobuf.Timestamp
+	69,  // 88: postern.v1.DeadLetteredEvent.dead_lettered:type_name -> google.protobuf.Timestamp
+	42,  // 89: postern.v1.PurgeDeadLettersRequest.filter:type_name -> postern.v1.DeadLetterFilter
+	8,   // 90: postern.v1.Job.kind:type_name -> postern.v1.JobKind
+	9,   // 91: postern.v1.Job.state:type_name -> postern.v1.JobState
+	69,  // 92: postern.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	69,  // 93: postern.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	69,  // 94: postern.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	74,  // 95: postern.v1.Job.error:type_name -> google.rpc.Status
+	43,  // 96: postern.v1.Job.redrive:type_name -> postern.v1.RedriveDeadLettersRequest
+	48,  // 97: postern.v1.Job.purge:type_name -> postern.v1.PurgeDeadLettersRequest
+	41,  // 98: postern.v1.Job.replay:type_name -> postern.v1.ReplayEventsRequest
+	49,  // 99: postern.v1.ListJobsResponse.jobs:type_name -> postern.v1.Job
+	10,  // 100: postern.v1.SubscriptionStatus.state:type_name -> postern.v1.SubscriptionState
+	56,  // 101: postern.v1.SubscriptionStatus.cause:type_name -> postern.v1.Cause
+	68,  // 102: postern.v1.SubscriptionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	57,  // 103: postern.v1.SubscriptionStatus.partitions:type_name -> postern.v1.PartitionStatus
+	59,  // 104: postern.v1.SubscriptionStatus.consumers:type_name -> postern.v1.AttachedConsumer
+	11,  // 105: postern.v1.Cause.kind:type_name -> postern.v1.CauseKind
+	69,  // 106: postern.v1.Cause.since:type_name -> google.protobuf.Timestamp
+	67,  // 107: postern.v1.Cause.figures:type_name -> postern.v1.Cause.FiguresEntry
+	58,  // 108: postern.v1.Cause.blocked:type_name -> postern.v1.BlockedKey
+	68,  // 109: postern.v1.PartitionStatus.oldest_unsettled_age:type_name -> google.protobuf.Duration
+	58,  // 110: postern.v1.PartitionStatus.blocked_keys:type_name -> postern.v1.BlockedKey
+	72,  // 111: postern.v1.BlockedKey.position:type_name -> postern.v1.Position
+	69,  // 112: postern.v1.BlockedKey.since:type_name -> google.protobuf.Timestamp
+	69,  // 113: postern.v1.BlockedKey.next_attempt:type_name -> google.protobuf.Timestamp
+	68,  // 114: postern.v1.AttachedConsumer.oldest_lease_age:type_name -> google.protobuf.Duration
+	27,  // 115: postern.v1.Webhook.HeadersEntry.value:type_name -> postern.v1.SecretReference
+	27,  // 116: postern.v1.Push.MetadataEntry.value:type_name -> postern.v1.SecretReference
+	28,  // 117: postern.v1.Subscriptions.CreateSubscription:input_type -> postern.v1.CreateSubscriptionRequest
+	29,  // 118: postern.v1.Subscriptions.GetSubscription:input_type -> postern.v1.GetSubscriptionRequest
+	30,  // 119: postern.v1.Subscriptions.ListSubscriptions:input_type -> postern.v1.ListSubscriptionsRequest
+	32,  // 120: postern.v1.Subscriptions.UpdateSubscription:input_type -> postern.v1.UpdateSubscriptionRequest
+	33,  // 121: postern.v1.Subscriptions.DeleteSubscription:input_type -> postern.v1.DeleteSubscriptionRequest
+	34,  // 122: postern.v1.Subscriptions.PauseSubscription:input_type -> postern.v1.PauseSubscriptionRequest
+	35,  // 123: postern.v1.Subscriptions.ResumeSubscription:input_type -> postern.v1.ResumeSubscriptionRequest
+	36,  // 124: postern.v1.Subscriptions.SeekSubscription:input_type -> postern.v1.SeekSubscriptionRequest
+	41,  // 125: postern.v1.Subscriptions.ReplayEvents:input_type -> postern.v1.ReplayEventsRequest
+	43,  // 126: postern.v1.Subscriptions.RedriveDeadLetters:input_type -> postern.v1.RedriveDeadLettersRequest
+	44,  // 127: postern.v1.Subscriptions.ListDeadLetters:input_type -> postern.v1.ListDeadLettersRequest
+	46,  // 128: postern.v1.Subscriptions.GetDeadLetter:input_type -> postern.v1.GetDeadLetterRequest
+	48,  // 129: postern.v1.Subscriptions.PurgeDeadLetters:input_type -> postern.v1.PurgeDeadLettersRequest
+	50,  // 130: postern.v1.Subscriptions.GetJob:input_type -> postern.v1.GetJobRequest
+	51,  // 131: postern.v1.Subscriptions.ListJobs:input_type -> postern.v1.ListJobsRequest
+	53,  // 132: postern.v1.Subscriptions.CancelJob:input_type -> postern.v1.CancelJobRequest
+	54,  // 133: postern.v1.Subscriptions.GetSubscriptionStatus:input_type -> postern.v1.GetSubscriptionStatusRequest
+	12,  // 134: postern.v1.Subscriptions.CreateSubscription:output_type -> postern.v1.Subscription
+	12,  // 135: postern.v1.Subscriptions.GetSubscription:output_type -> postern.v1.Subscription
+	31,  // 136: postern.v1.Subscriptions.ListSubscriptions:output_type -> postern.v1.ListSubscriptionsResponse
+	12,  // 137: postern.v1.Subscriptions.UpdateSubscription:output_type -> postern.v1.Subscription
+	75,  // 138: postern.v1.Subscriptions.DeleteSubscription:output_type -> google.protobuf.Empty
+	12,  // 139: postern.v1.Subscriptions.PauseSubscription:output_type -> postern.v1.Subscription
+	12,  // 140: postern.v1.Subscriptions.ResumeSubscription:output_type -> postern.v1.Subscription
+	39,  // 141: postern.v1.Subscriptions.SeekSubscription:output_type -> postern.v1.SeekSubscriptionResponse
+	49,  // 142: postern.v1.Subscriptions.ReplayEvents:output_type -> postern.v1.Job
+	49,  // 143: postern.v1.Subscriptions.RedriveDeadLetters:output_type -> postern.v1.Job
+	45,  // 144: postern.v1.Subscriptions.ListDeadLetters:output_type -> postern.v1.ListDeadLettersResponse
+	47,  // 145: postern.v1.Subscriptions.GetDeadLetter:output_type -> postern.v1.DeadLetteredEvent
+	49,  // 146: postern.v1.Subscriptions.PurgeDeadLetters:output_type -> postern.v1.Job
+	49,  // 147: postern.v1.Subscriptions.GetJob:output_type -> postern.v1.Job
+	52,  // 148: postern.v1.Subscriptions.ListJobs:output_type -> postern.v1.ListJobsResponse
+	49,  // 149: postern.v1.Subscriptions.CancelJob:output_type -> postern.v1.Job
+	55,  // 150: postern.v1.Subscriptions.GetSubscriptionStatus:output_type -> postern.v1.SubscriptionStatus
+	134, // [134:151] is the sub-list for method output_type
+	117, // [117:134] is the sub-list for method input_type
+	117, // [117:117] is the sub-list for extension type_name
+	117, // [117:117] is the sub-list for extension extendee
+	0,   // [0:117] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_subscriptions_proto_init() }

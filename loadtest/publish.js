@@ -1,5 +1,6 @@
 // Publishing under load: WAY=http (default), cloudevents, batch, grpc or stream.
 //   k6 run -e WAY=grpc -e VUS=16 -e DURATION=20s loadtest/publish.js
+//   k6 run -e PROFILE=spike loadtest/publish.js       smoke (default), load, stress, soak or spike
 // A run that stored nothing fails, and so does one with errors.
 import http from 'k6/http';
 import grpc from 'k6/net/grpc';
@@ -14,9 +15,22 @@ const address = __ENV.GRPC || '127.0.0.1:7601';
 const batch = Number(__ENV.BATCH || 100);
 const stored = new Counter('events_stored');
 
+// How the load goes, as PROFILE says; VUS is its height, DURATION the length of its main part.
+const vus = Number(__ENV.VUS || 8);
+const duration = __ENV.DURATION || '10s';
+const stages = (...s) => ({ executor: 'ramping-vus', startVUs: 0, stages: s.map(([duration, target]) => ({ duration, target })) });
+const profiles = {
+  smoke: { executor: 'constant-vus', vus, duration },
+  load: stages([duration, vus], [duration, vus], ['5s', 0]),
+  stress: stages([duration, vus], [duration, vus * 2], [duration, vus * 4], ['5s', 0]),
+  soak: stages(['1m', vus], [__ENV.DURATION || '1h', vus], ['5s', 0]),
+  spike: stages(['5s', Math.ceil(vus / 8)], ['2s', vus * 8], [duration, vus * 8], ['2s', Math.ceil(vus / 8)], [duration, Math.ceil(vus / 8)]),
+};
+const profile = __ENV.PROFILE || 'smoke';
+if (!profiles[profile]) throw new Error(`PROFILE=${profile} is not one of ${Object.keys(profiles).join(', ')}`);
+
 export const options = {
-  vus: Number(__ENV.VUS || 8),
-  duration: __ENV.DURATION || '10s',
+  scenarios: { publish: profiles[profile] },
   thresholds: {
     events_stored: [`count>=${__ENV.MIN_STORED || 100}`],
     checks: ['rate==1'],

@@ -91,10 +91,12 @@ func drainPull(ctx context.Context, address, topic string, n int) (int64, error)
 	var got int64
 	var failed error
 	client := posternv1.NewSubscriberClient(conn)
+	pulling, stop := context.WithCancel(ctx)
+	defer stop()
 	for range 4 {
 		pullers.Go(func() {
 			for {
-				m, err := client.Pull(ctx, &posternv1.PullRequest{Name: name, MaxMessages: 1000, Wait: durationpb.New(time.Second)})
+				m, err := client.Pull(pulling, &posternv1.PullRequest{Name: name, MaxMessages: 1000, Wait: durationpb.New(time.Second)})
 				if err == nil && len(m.GetDeliveries()) > 0 {
 					acks := make([]uint64, len(m.GetDeliveries()))
 					for i, d := range m.GetDeliveries() {
@@ -111,10 +113,13 @@ func drainPull(ctx context.Context, address, topic string, n int) (int64, error)
 				}
 				mu.Lock()
 				got += int64(len(m.GetDeliveries()))
-				failed = errors.Join(failed, err)
+				if pulling.Err() == nil { // else all have come, and a pull that waited was ended
+					failed = errors.Join(failed, err)
+				}
 				over := got >= int64(n) || failed != nil
 				mu.Unlock()
 				if over {
+					stop()
 					return
 				}
 			}

@@ -146,7 +146,7 @@ func (k *cluster) stop() error {
 		err = errors.Join(err, failed)
 	}
 	if k.mounted {
-		err = errors.Join(err, syscall.Unmount(k.data(1), 0))
+		err = errors.Join(err, syscall.Unmount(k.data(1), syscall.MNT_DETACH)) // a process just ended may hold it for a moment
 	}
 	return errors.Join(err, os.RemoveAll(k.dir))
 }

@@ -42,6 +42,9 @@ type ConsumerOptions struct {
 	Metadata func(Assigned) string
 	// Idle fetches nothing.
 	Idle bool
+	// Heard is called when the coordinator answers again after a silence in which it
+	// may have given the partitions away (Alive). It returns at once.
+	Heard func()
 }
 
 // Assigned is one partition that became ours, with what its last owner left.
@@ -76,6 +79,7 @@ type Consumer struct {
 	owner   Owner
 	kgo     *kgo.Client
 
+	heard  *heard
 	joined chan struct{} // closed once kgo is set: callbacks may come before
 
 	watching context.CancelFunc // ends the watch for topics
@@ -113,7 +117,7 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	return &Consumer{client: c, options: o, owner: owner, joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
+	return &Consumer{client: c, options: o, owner: owner, heard: newHeard(c.options, o.Heard), joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
@@ -143,6 +147,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		kgo.FetchMaxWait(fetchMaxWait),
 		// A position below the log's start continues there; see begin for positions that were never committed.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.WithHooks(consumer.heard),
 		kgo.OnOffsetsFetched(consumer.keepFetched),
 		kgo.AdjustFetchOffsetsFn(consumer.assigned),
 		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, _ map[string][]int32) {

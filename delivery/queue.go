@@ -285,6 +285,7 @@ func (q *Queue) open(ctx context.Context) error {
 	desired := q.desired
 	q.mu.Unlock()
 	o.Begun = desired.Lost()
+	o.Heard = func() { wake(q.timerWake) }
 	o.Metadata = func(a broker.Assigned) string {
 		p := progress{topicID: a.TopicID, base: a.Offset, epoch: desired.applied()}
 		if p.empty() {
@@ -603,7 +604,7 @@ func (q *Queue) dispatch() {
 	if q.shared != nil {
 		defer q.shared.consumer.Wake()
 	}
-	if q.draining || q.desired.Paused || len(q.attachments) == 0 || len(q.rotation) == 0 {
+	if q.draining || q.desired.Paused || len(q.attachments) == 0 || len(q.rotation) == 0 || q.silent() {
 		return
 	}
 	now := q.now()
@@ -654,6 +655,11 @@ func (q *Queue) dispatch() {
 }
 
 const dispatchRun = 64
+
+// silent reports whether the group's coordinator has not answered for so long that
+// it may have given our partitions to others: then nothing more is lent, until it
+// answers or they are lost. q.mu is held.
+func (q *Queue) silent() bool { return q.consumer != nil && !q.consumer.Alive() }
 
 // roomiest is the attachment with the smallest share of its window in use.
 func (q *Queue) roomiest(size int64) *Attachment {

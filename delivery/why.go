@@ -210,6 +210,9 @@ func (q *Queue) report() Report {
 		paused: q.desired.Paused, consumers: len(q.attachments), joined: now, missed: q.missed, carrier: carrier, judging: q.judgeError, filter: q.filterError, undecoded: q.undecoded,
 		readFailing: q.readFailing, commitFailing: q.commitFailing, letterFailing: q.letterFailing, moveFailing: q.moveFailing, prepareFailing: q.prepareFailing,
 	}
+	if f.readFailing == nil && q.silent() && len(q.rotation) > 0 {
+		f.readFailing = fault.New(fault.BrokerUnavailable, "the coordinator of group %s has not answered for a session: it may have given the partitions to others, and nothing more is delivered until it answers", q.options.Group)
+	}
 	var report Report
 	if q.shared != nil {
 		f.partitions, f.backlog = len(q.shared.consumer.Partitions()), max(0, q.shared.lag-int64(q.leases.count))

@@ -140,7 +140,7 @@ func TestOpenAPITellsTheHandWrittenRoutesToo(t *testing.T) {
 	}
 	for path, methods := range map[string][]string{
 		"/v1/topics/{topic}/events": {"get", "post"}, "/v1/subscriptions/{name}/events": {"get"}, "/v1/topics/{topic}:publish": {"post"},
-		"/v1/subscriptions/{name}:pull": {"post"}, "/v1/subscriptions/{name}:settle": {"post"}, "/v1/topics": {"get"}, "/v1/topics/{name}": {"get"},
+		"/v1/subscriptions/{name}": {"get", "patch", "delete"}, "/v1/subscriptions/{name}:pull": {"post"}, "/v1/subscriptions/{name}:settle": {"post"}, "/v1/topics": {"get"}, "/v1/topics/{name}": {"get"},
 	} {
 		for _, m := range methods {
 			if doc.Paths[path][m] == nil {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -340,6 +341,7 @@ func openAPI() ([]byte, error) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		for path, operations := range part.Paths {
+			path = plainParameters(path, operations)
 			merged, _ := paths[path].(map[string]any)
 			if merged == nil {
 				merged = map[string]any{}
@@ -360,6 +362,28 @@ func openAPI() ([]byte, error) {
 	whole["paths"], whole["components"] = paths, map[string]any{"schemas": schemas}
 	addProblems(paths)
 	return json.MarshalIndent(whole, "", "  ")
+}
+
+// dotted finds path parameters that name a field of the body's message.
+var dotted = regexp.MustCompile(`\{[A-Za-z_.]+\.([A-Za-z_]+)\}`)
+
+// plainParameters names a path's parameters as the other operations on the same path
+// do: "{subscription.name}" is "{name}", or the document would have two identical
+// paths (OpenAPI 3.1, section 4.8.8), and many tools read no dots there.
+func plainParameters(path string, operations map[string]any) string {
+	for _, found := range dotted.FindAllStringSubmatch(path, -1) {
+		long := strings.Trim(found[0], "{}")
+		for _, operation := range operations {
+			o, _ := operation.(map[string]any)
+			parameters, _ := o["parameters"].([]any)
+			for _, p := range parameters {
+				if m, _ := p.(map[string]any); m["name"] == long && m["in"] == "path" {
+					m["name"] = found[1]
+				}
+			}
+		}
+	}
+	return dotted.ReplaceAllString(path, "{$1}")
 }
 
 // addProblems says on every operation that anything but success is a problem.

@@ -636,6 +636,14 @@ func TestSpecificationOfRequestsAndAnswers(t *testing.T) {
 			t.Errorf("%d %v", a.Status, a.Header)
 		}
 	})
+	t.Run("webhook 4.2: if and only if delivery is allowed", func(t *testing.T) {
+		for _, topic := range []string{cluster.Name("_own." + subscriptionsTopic), "no+topic"} {
+			a := g.do("OPTIONS", "/v1/topics/"+topic+"/events", "", "WebHook-Request-Origin", "emitter.example.com", "WebHook-Request-Rate", "120")
+			if a.Header.Get("WebHook-Allowed-Origin") != "" || a.Header.Get("WebHook-Allowed-Rate") != "" {
+				t.Errorf("%s: %v", topic, a.Header)
+			}
+		}
+	})
 	for _, c := range []struct {
 		name string
 		rate float64

@@ -636,6 +636,25 @@ func TestSpecificationOfRequestsAndAnswers(t *testing.T) {
 			t.Errorf("%d %v", a.Status, a.Header)
 		}
 	})
+	t.Run("webhook 2.2: no answer is a redirection", func(t *testing.T) {
+		for _, path := range []string{"/" + path, path + "/", "/v1/./topics/" + topic + "/events", "/v1/topics/x/../" + topic + "/events", "/v1/topics//events", "//example.com/v1"} {
+			for _, method := range []string{"POST", "OPTIONS"} {
+				request, err := http.NewRequestWithContext(t.Context(), method, g.url("/"), strings.NewReader("x"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				request.URL.Opaque = path
+				answer, err := new(http.Transport).RoundTrip(request) // follows nothing
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = answer.Body.Close() // the status is all
+				if answer.StatusCode/100 == 3 {
+					t.Errorf("%s %s: %d to %s", method, path, answer.StatusCode, answer.Header.Get("Location"))
+				}
+			}
+		}
+	})
 	t.Run("webhook 4.2: if and only if delivery is allowed", func(t *testing.T) {
 		for _, topic := range []string{cluster.Name("_own." + subscriptionsTopic), "no+topic"} {
 			a := g.do("OPTIONS", "/v1/topics/"+topic+"/events", "", "WebHook-Request-Origin", "emitter.example.com", "WebHook-Request-Rate", "120")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"path"
 	"net/url"
 	"slices"
 	"strconv"
@@ -99,7 +100,21 @@ func newMux(pass *passage, o Options, p Parts, loop *grpc.ClientConn) (http.Hand
 		r.Body = kept
 		gateway.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keptFaultKey{}, kept)))
 	})
-	return pass.admit(o, mux), nil
+	return pass.admit(o, cleanPaths(mux)), nil
+}
+
+// cleanPaths answers for paths that http.ServeMux would redirect to their clean
+// form: a delivery is never answered with a redirection (CloudEvents webhooks,
+// section 2.2), and a client that follows one may have lost its body.
+func cleanPaths(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		escaped := r.URL.EscapedPath()
+		if clean := path.Clean(escaped); clean != escaped && clean+"/" != escaped {
+			wire.WriteProblem(w, routingFault(r, http.StatusNotFound))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // keptFault keeps what reading a body failed with: grpc-gateway passes on its text only.

@@ -433,7 +433,21 @@ func TestSpecification(t *testing.T) {
 			}
 		}},
 
+		// extensions/partitioning.md
+		{"partitioning: partitionkey is not empty", func(t *testing.T) {
+			_, err := binary(t, "Ce-Partitionkey", "")
+			refused(t, err, "partitionkey")
+			_, err = structured(t, `,"partitionkey":""`)
+			refused(t, err, "partitionkey")
+		}},
+
 		// extensions/distributed-tracing.md
+		{"distributed tracing: a hop's own headers do not become the extension", func(t *testing.T) {
+			e, err := binary(t, "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "Tracestate", "a=b")
+			if got := recordHeaders(e); err != nil || got["ce_traceparent"] != "" || got["ce_tracestate"] != "" {
+				t.Errorf("%v %v", got, err)
+			}
+		}},
 		{"distributed tracing: the extension keeps the origin's trace", func(t *testing.T) {
 			origin := "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-01"
 			e, err := binary(t, "Ce-Traceparent", origin, "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")

@@ -83,6 +83,9 @@ func (e *Event) Validate() error {
 				return invalid("extensions", "%q is there twice", x.Name)
 			}
 		}
+		if x.Value == "" && x.Name == ExtensionPartitionKey {
+			return invalid(x.Name, "it is empty: give the event a key, or leave the attribute out")
+		}
 		if err := validText(x.Name, x.Value); err != nil {
 			return err
 		}

@@ -359,12 +359,14 @@ func appendPreview(b []byte, p *Preview) []byte {
 
 // Handshake answers OPTIONS on the events route: the abuse-protection handshake
 // of the CloudEvents webhook specification (section 4), by which a sender asks
-// whether it may deliver here. Callers admitted to the listener may, at the rate
-// that the caller's limit allows.
+// whether it may deliver here. Who may publish to the topic may, at the rate that
+// the caller's limit allows; others, and who names no topic, are told nothing.
 func (p *Publisher) Handshake(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Allow", "GET, POST, OPTIONS")
-	if origin := r.Header.Get("WebHook-Request-Origin"); origin != "" {
+	topic, err := event.ParseTopic(r.PathValue("topic"))
+	allowed := err == nil && p.policy.Check(authz.FromContext(r.Context()), authz.Publish, topic) == nil
+	if origin := r.Header.Get("WebHook-Request-Origin"); origin != "" && allowed {
 		h.Set("WebHook-Allowed-Origin", origin)
 		rate := "*"
 		if p.ratePerMinute > 0 {

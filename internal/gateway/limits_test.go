@@ -20,9 +20,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/status"
 
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/fault"
@@ -44,6 +46,15 @@ func TestACallerOverItsRequestsIsToldWhenToComeAgain(t *testing.T) {
 	_, err := g.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}})
 	if reasonOfStatus(err) != fault.RateLimited {
 		t.Errorf("by gRPC, from the same caller: %v", err)
+	}
+	told := time.Duration(0)
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			told = info.RetryDelay.AsDuration()
+		}
+	}
+	if told < time.Minute || told > 100*time.Second { // one request in 100 s
+		t.Errorf("by gRPC it is told to come again after %s", told)
 	}
 	if n := len(cluster.Read(topic)); n != 1 {
 		t.Errorf("%d are stored", n)

@@ -48,6 +48,51 @@ func TestUnixSocketsServeBothProtocols(t *testing.T) {
 	}
 }
 
+// What a killed gateway left in the file system is no reason not to start; what
+// another one listens on is.
+func TestAUnixSocketIsTakenOverOnlyWhenNobodyListens(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("unix-again", 1)
+	dir := t.TempDir()
+	web, rpc := filepath.Join(dir, "http.sock"), filepath.Join(dir, "grpc.sock")
+	for _, path := range []string{web, rpc} {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false) // as kill -9 leaves it
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sockets := func(c *config.Config) { c.Listen.HTTP, c.Listen.GRPC = "unix:"+web, "unix:"+rpc }
+	start(t, cluster, sockets)
+	transport := &http.Transport{Protocols: new(http.Protocols), DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", web)
+	}}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	publish := func() {
+		t.Helper()
+		answer, err := (&http.Client{Transport: transport}).Post("http://anything/v1/topics/"+topic+"/events", "text/plain", strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close() // the status is all
+		if answer.StatusCode != 200 || answer.ProtoMajor != 2 {
+			t.Errorf("%s %s", answer.Proto, answer.Status)
+		}
+	}
+	publish()
+	c := config.Config{Kafka: cluster.Options()}
+	c.Listen.Admin = "127.0.0.1:0"
+	sockets(&c)
+	if _, err := New(t.Context(), c.WithDefaults(), Options{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("a second gateway on the same sockets: %v", err)
+	}
+	publish() // the first one still has them
+}
+
 func TestAddressThatOthersCanReachIsRefusedUnlessOpen(t *testing.T) {
 	c := config.Config{Kafka: brokertest.New(t).Options()}
 	c.Listen.GRPC = "0.0.0.0:0"

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/base64"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -151,6 +152,73 @@ func TestValidateOnlyRefusesWhatPublishingRefuses(t *testing.T) {
 	decode(t, a.Body, &answer)
 	if !strings.Contains(string(answer.Preview.Value), `"specversion":"1.0"`) || answer.Preview.Rule != "*" {
 		t.Errorf("the preview shows %q by rule %q", answer.Preview.Value, answer.Preview.Rule)
+	}
+	if n := len(cluster.Read(topic)); n != 1 {
+		t.Errorf("%d are stored, want 1", n)
+	}
+}
+
+// Rule, key and partition are told on every surface, and are those of the publish that follows.
+func TestValidateOnlyTellsRuleKeyAndPartitionOnEverySurface(t *testing.T) {
+	cluster := brokertest.New(t)
+	g := start(t, cluster, rules(publish.Rules{RequireKey: true}))
+	topic := cluster.Topic("preview-surfaces", 16)
+	path := "/v1/topics/" + topic
+	real := g.do("POST", path+"/events", "x", "Postern-Key", "customer-7").position(t)
+	told := map[string]map[string]any{}
+	one := func(a answer) map[string]any {
+		if a.Status != 200 {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		var m map[string]any
+		decode(t, a.Body, &m)
+		if all, ok := m["results"].([]any); ok {
+			m = all[0].(map[string]any)
+		}
+		return m["preview"].(map[string]any)
+	}
+	line := `{"key":"customer-7","value":"x"}`
+	told["an event"] = one(g.do("POST", path+"/events", "x", "Postern-Key", "customer-7", "Postern-Validate-Only", "true"))
+	told["lines"] = one(g.do("POST", path+"/events", line, "Content-Type", event.MediaNDJSON, "Postern-Validate-Only", "true"))
+	told["a CloudEvents batch"] = one(g.do("POST", path+"/events", `[{"specversion":"1.0","id":"1","source":"/s","type":"t","partitionkey":"customer-7"}]`,
+		"Content-Type", event.MediaBatch, "Postern-Validate-Only", "true"))
+	told["all or nothing"] = one(g.do("POST", path+"/events", line, "Content-Type", event.MediaNDJSON, "Postern-Validate-Only", "true", "Postern-Atomic", "true"))
+	told["the proto in JSON"] = one(g.do("POST", path+":publish", `{"validate_only":true,"events":[{"key":"Y3VzdG9tZXItNw==","data":"eA=="}]}`))
+	l := g.talk(topic, &http.Client{}, "Postern-Validate-Only", "true")
+	l.send(line + "\n")
+	told["a stream of lines"] = l.next().Preview
+	_ = l.in.Close() // the end of the body
+	for surface, p := range told {
+		key := p["key"]
+		if surface == "the proto in JSON" {
+			key = "customer-7"
+			if p["key"] != "Y3VzdG9tZXItNw==" {
+				t.Errorf("%s: key %v", surface, p["key"])
+			}
+		}
+		if p["rule"] != "*" || key != "customer-7" || p["partition"] != float64(real.Partition) || p["topic"] != topic {
+			t.Errorf("%s: %v, want rule *, the key, and partition %d", surface, p, real.Partition)
+		}
+	}
+	s, err := g.publisher().PublishStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := &posternv1.PublishRequest{Topic: topic, ValidateOnly: true, Events: []*posternv1.Event{{Key: []byte("customer-7")}, {}}}
+	if err := s.Send(&posternv1.PublishStreamRequest{Sequence: 1, Request: request}); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.CloseSend() // its error is Recv's
+	var done []*posternv1.PublishDone
+	for {
+		m, err := s.Recv()
+		if err != nil {
+			break
+		}
+		done = append(done, m.Done...)
+	}
+	if len(done) != 1 || done[0].Results[0].Preview.GetRule() != "*" || done[0].Results[0].Preview.GetPartition() != real.Partition || reasonIn(done[0].Results[1]) != fault.KeyRequired {
+		t.Errorf("PublishStream: %v", done)
 	}
 	if n := len(cluster.Read(topic)); n != 1 {
 		t.Errorf("%d are stored, want 1", n)

@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/grpc/status"
 
+	"google.golang.org/grpc/metadata"
+
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
@@ -189,6 +191,32 @@ func TestHeadersOfAMegabyteAreRefusedAndTheGatewayGoesOn(t *testing.T) {
 	}
 	if a := g.do("POST", "/v1/topics/"+topic+"/events", "x"); a.Status != 200 {
 		t.Errorf("afterwards: %d %s", a.Status, a.Body)
+	}
+	large := metadata.AppendToOutgoingContext(t.Context(), "big", strings.Repeat("x", 1<<20))
+	request := &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{}}}
+	if r, err := g.publisher().Publish(large, request); err == nil {
+		t.Errorf("a megabyte of gRPC metadata is taken: %v", r)
+	}
+	if _, err := g.publisher().Publish(t.Context(), request); err != nil {
+		t.Errorf("gRPC afterwards: %v", err)
+	}
+	h2 := &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	defer h2.CloseIdleConnections()
+	for size, want := range map[int]int{100 << 10: http.StatusRequestHeaderFieldsTooLarge, 70 << 10: http.StatusOK} {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", g.url("/v1/topics/"+topic+"/events"), strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Postern-Header-Big", strings.Repeat("x", size))
+		answer, err := h2.RoundTrip(r)
+		if err != nil {
+			t.Fatalf("%d bytes over HTTP/2: %v", size, err)
+		}
+		_ = answer.Body.Close() // the status is all
+		if answer.StatusCode != want {
+			t.Errorf("%d bytes over HTTP/2: %d, want %d", size, answer.StatusCode, want)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
+	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/config"
 	"github.com/postern-dev/postern/internal/wire"
@@ -634,6 +635,59 @@ func TestSpecificationOfRequestsAndAnswers(t *testing.T) {
 		limited.do("POST", path, "x")
 		if a := limited.do("POST", path, "x"); a.Status != 429 || a.Header.Get("Retry-After") == "" {
 			t.Errorf("%d %v", a.Status, a.Header)
+		}
+	})
+	t.Run("spec, size limits: an event of 64 KiB is forwarded, whatever part of it is large", func(t *testing.T) {
+		attributes := `"specversion":"1.0","id":"1","source":"/s","type":"t"`
+		const large = 64<<10 - 100 // the required attributes are the rest
+		ce := []string{"Ce-Specversion", "1.0", "Ce-Id", "1", "Ce-Source", "/s", "Ce-Type", "t"}
+		text := strings.Repeat("x", large)
+		before := len(cluster.Read(topic))
+		for name, a := range map[string]answer{
+			"binary, data":       g.do("POST", path, text, append(ce, "Content-Type", "text/plain")...),
+			"binary, attribute":  g.do("POST", path, "", append(ce, "Ce-Large", text)...),
+			"structured, data":   g.do("POST", path, `{`+attributes+`,"data":"`+text+`"}`, "Content-Type", event.MediaStructured),
+			"structured, string": g.do("POST", path, `{`+attributes+`,"large":"`+text+`"}`, "Content-Type", event.MediaStructured),
+		} {
+			if a.Status != 200 {
+				t.Errorf("%s: %d %.300s", name, a.Status, a.Body)
+			}
+		}
+		records := cluster.Read(topic)[before:]
+		for _, r := range records {
+			if len(r.Value) < large && len(header(r, "ce_large")) < large {
+				t.Errorf("a value of %d bytes, an attribute of %d", len(r.Value), len(header(r, "ce_large")))
+			}
+		}
+		if len(records) != 4 {
+			t.Errorf("%d of 4 are stored", len(records))
+		}
+	})
+	t.Run("webhook 2.2: no answer is a redirection", func(t *testing.T) {
+		for _, path := range []string{"/" + path, path + "/", "/v1/./topics/" + topic + "/events", "/v1/topics/x/../" + topic + "/events", "/v1/topics//events", "//example.com/v1"} {
+			for _, method := range []string{"POST", "OPTIONS"} {
+				request, err := http.NewRequestWithContext(t.Context(), method, g.url("/"), strings.NewReader("x"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				request.URL.Opaque = path
+				answer, err := new(http.Transport).RoundTrip(request) // follows nothing
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = answer.Body.Close() // the status is all
+				if answer.StatusCode/100 == 3 {
+					t.Errorf("%s %s: %d to %s", method, path, answer.StatusCode, answer.Header.Get("Location"))
+				}
+			}
+		}
+	})
+	t.Run("webhook 4.2: if and only if delivery is allowed", func(t *testing.T) {
+		for _, topic := range []string{cluster.Name("_own." + subscriptionsTopic), "no+topic"} {
+			a := g.do("OPTIONS", "/v1/topics/"+topic+"/events", "", "WebHook-Request-Origin", "emitter.example.com", "WebHook-Request-Rate", "120")
+			if a.Header.Get("WebHook-Allowed-Origin") != "" || a.Header.Get("WebHook-Allowed-Rate") != "" {
+				t.Errorf("%s: %v", topic, a.Header)
+			}
 		}
 	})
 	for _, c := range []struct {

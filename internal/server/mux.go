@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -100,7 +101,21 @@ func newMux(pass *passage, o Options, p Parts, loop *grpc.ClientConn) (http.Hand
 		r.Body = kept
 		gateway.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keptFaultKey{}, kept)))
 	})
-	return pass.admit(o, mux), nil
+	return pass.admit(o, cleanPaths(mux)), nil
+}
+
+// cleanPaths answers for paths that http.ServeMux would redirect to their clean
+// form: a delivery is never answered with a redirection (CloudEvents webhooks,
+// section 2.2), and a client that follows one may have lost its body.
+func cleanPaths(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		escaped := r.URL.EscapedPath()
+		if clean := path.Clean(escaped); clean != escaped && clean+"/" != escaped {
+			wire.WriteProblem(w, routingFault(r, http.StatusNotFound))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // keptFault keeps what reading a body failed with: grpc-gateway passes on its text only.
@@ -340,16 +355,16 @@ func openAPI() ([]byte, error) {
 		if err := json.Unmarshal(b, &part); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		for path, operations := range part.Paths {
-			path = plainParameters(path, operations)
-			merged, _ := paths[path].(map[string]any)
+		for route, operations := range part.Paths {
+			route = plainParameters(route, operations)
+			merged, _ := paths[route].(map[string]any)
 			if merged == nil {
 				merged = map[string]any{}
 			}
 			for method, operation := range operations {
 				merged[method] = operation
 			}
-			paths[path] = merged
+			paths[route] = merged
 		}
 		for schema, content := range part.Components.Schemas {
 			schemas[schema] = content
@@ -370,8 +385,8 @@ var dotted = regexp.MustCompile(`\{[A-Za-z_.]+\.([A-Za-z_]+)\}`)
 // plainParameters names a path's parameters as the other operations on the same path
 // do: "{subscription.name}" is "{name}", or the document would have two identical
 // paths (OpenAPI 3.1, section 4.8.8), and many tools read no dots there.
-func plainParameters(path string, operations map[string]any) string {
-	for _, found := range dotted.FindAllStringSubmatch(path, -1) {
+func plainParameters(route string, operations map[string]any) string {
+	for _, found := range dotted.FindAllStringSubmatch(route, -1) {
 		long := strings.Trim(found[0], "{}")
 		for _, operation := range operations {
 			o, _ := operation.(map[string]any)
@@ -383,7 +398,7 @@ func plainParameters(path string, operations map[string]any) string {
 			}
 		}
 	}
-	return dotted.ReplaceAllString(path, "{$1}")
+	return dotted.ReplaceAllString(route, "{$1}")
 }
 
 // addProblems says on every operation that anything but success is a problem.

@@ -168,7 +168,9 @@ type Addrs struct{ HTTP, GRPC, Admin string }
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
+	// maxHeaderBytes has room for a CloudEvent whose 64 KiB, which everybody on the way
+	// must forward (spec, size limits), are all attributes, and for HTTP's own headers.
+	maxHeaderBytes = 80 << 10
 	// readHeaderBytes is what net/http reads before it answers with bare text:
 	// beyond maxHeaderBytes and up to there a caller gets our reason.
 	readHeaderBytes = 2 << 20

@@ -139,7 +139,7 @@ func (s *Server) here(ctx context.Context, name string) (*endpoint.Pusher, error
 	if _, err := s.described(name); err != nil {
 		return nil, err
 	}
-	return nil, fault.New(fault.UnknownSubscription, "the endpoint of %s does not run on this instance: ask one that has it declared", name).With("subscription", name)
+	return nil, fault.New(fault.UnknownSubscription, "the endpoint of %s does not run on this instance: resume it if it is paused, else ask an instance that has it declared", name).With("subscription", name)
 }
 
 // TestEndpoint sends a sample.

@@ -48,8 +48,20 @@ func (g *Gateway) topicsOf(ctx context.Context, name string) ([]string, error) {
 
 func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 	// What is paused or sought must be known before anything is lent.
-	if _, err := g.registry.Find(ctx, spec.Name); err != nil {
+	e, err := g.registry.Entry(ctx, spec.Name)
+	if err != nil {
 		return err
+	}
+	if e.Problem != nil {
+		return e.Problem
+	}
+	if e.Desired.Paused {
+		g.webhooks.end(spec.Name)
+		// It may have been resumed before it ended; nobody else begins it then.
+		if e, err := g.registry.Entry(ctx, spec.Name); err == nil && e.Problem == nil && !e.Desired.Paused {
+			g.webhooks.begin(e.Spec)
+		}
+		return nil
 	}
 	options := spec.Queue()
 	pusher, err := g.pusher(spec, options.Retry)

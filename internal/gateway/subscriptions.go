@@ -139,7 +139,11 @@ func (g *Gateway) subscriptionChanged(name string, was, is *subscription.Entry) 
 		g.queues.End(name, ending(name, is))
 		g.log.Info("subscription changed or ended", "subscription", name)
 	}
-	if pushed(is) {
+	switch {
+	case !pushed(is):
+	case is.Desired.Paused:
+		g.webhooks.rest(name)
+	default:
 		g.webhooks.begin(is.Spec)
 	}
 }
@@ -172,11 +176,17 @@ type runningWebhook struct {
 	ending chan struct{}
 	ended  bool          // ending is closed
 	done   chan struct{} // it has stopped
+	rests  *time.Timer   // ends it, because it is paused; nil: it is not
 }
 
 // webhookGrace bounds the wait for requests that are under way when a webhook
 // changes: longer than the queue waits for their outcome.
 const webhookGrace = 5 * time.Second
+
+// webhookRest is how long a webhook that is paused stays in its group: what is
+// under way has its outcome by then, unless its timeout is longer, and one that is
+// resumed soon goes on at once. Then it costs no more than its specification.
+const webhookRest = time.Minute
 
 func newWebhooks(push func(context.Context, <-chan struct{}, subscription.Spec)) *webhooks {
 	return &webhooks{push: push, running: map[string]*runningWebhook{}, all: map[*runningWebhook]bool{}}
@@ -187,6 +197,10 @@ func (w *webhooks) begin(spec subscription.Spec) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	before := w.running[spec.Name]
+	if before != nil && before.rests != nil {
+		before.rests.Stop()
+		before.rests = nil
+	}
 	if w.stopped || before != nil && !before.ended {
 		return
 	}
@@ -208,6 +222,10 @@ func (w *webhooks) forget(name string, r *runningWebhook) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.all, r)
+	if r.rests != nil {
+		r.rests.Stop()
+		r.rests = nil
+	}
 	if w.running[name] == r {
 		delete(w.running, name)
 	}
@@ -223,6 +241,25 @@ func (w *webhooks) end(name string) {
 		close(r.ending)
 		time.AfterFunc(webhookGrace, r.cancel)
 	}
+}
+
+// rest ends the webhook called name, which is paused, after a while, unless it begins again.
+func (w *webhooks) rest(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.running[name]
+	if r == nil || r.ended || r.rests != nil {
+		return
+	}
+	r.rests = time.AfterFunc(webhookRest, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if r.rests != nil && !r.ended {
+			r.ended = true
+			close(r.ending)
+			r.cancel()
+		}
+	})
 }
 
 // stop ends all of them at once, and waits.

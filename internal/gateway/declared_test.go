@@ -67,7 +67,6 @@ func TestPausedWebhooksCostNoMoreThanTheirSpecification(t *testing.T) {
 	}
 	cluster.Put(records...)
 	added := float64(len(records))
-	records = nil
 	var last *posternv1.Subscription
 	eventually(t, "all are known", func() bool {
 		s, err := g.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name(declared - 1)})

@@ -409,7 +409,7 @@ func TestLagOfAnEndpointThatIsThrottledBrokenOrDisabledNamesIt(t *testing.T) {
 	cluster := brokertest.New(t)
 	topic, name := cluster.Topic("why", 2), cluster.Name("why-sub")
 	r := newReceiver(t, http.StatusTooManyRequests)
-	g := start(t, cluster, prefixed(cluster, hook(name, topic, r.URL, delivery.Retry{MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond, MaxAttempts: 1000})))
+	g := start(t, cluster, prefixed(cluster, hook(name, topic, r.URL, delivery.Retry{MinBackoff: 50 * time.Millisecond, MaxBackoff: 50 * time.Millisecond, MaxAttempts: 1000})))
 	put(cluster, topic, 5, "a", "b", "c", "d")
 	told := func(kind posternv1.CauseKind, says string) {
 		t.Helper()

@@ -350,6 +350,7 @@ func (l *Ledger) writeOnce(ctx context.Context, decide func() ([]*event.Record, 
 		l.abort(ctx, client)
 		return !terminal(err), notStored(toFault(err, "write "+l.topic))
 	}
+	awaitPartitions(client)
 	if err := client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		if definitely(err) { // fenced: somebody else began
 			return true, notStored(toFault(err, "write "+l.topic))
@@ -357,7 +358,13 @@ func (l *Ledger) writeOnce(ctx context.Context, decide func() ([]*event.Record, 
 		*unanswered = id
 		return true, fault.New(fault.OutcomeUnknown, "the change of %s may or may not be made, Kafka's answer was lost: look, and make it again (%w)", l.topic, err)
 	}
-	return false, l.await(ctx, batch[len(batch)-1].Offset+1)
+	if err := l.await(ctx, batch[len(batch)-1].Offset+1); err != nil {
+		return false, err
+	}
+	if !l.taken(id) {
+		return true, notStored(fault.New(fault.BrokerUnavailable, "the change of %s was aborted although Kafka took its commit", l.topic))
+	}
+	return false, nil
 }
 
 // taken reports whether the write called id is there.

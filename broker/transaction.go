@@ -95,6 +95,7 @@ type transactor struct {
 	start       sync.Once
 	queue       chan *atomicRequest
 	client      *kgo.Client
+	met         map[string]bool  // topics the client knows the partitions of
 	pending     []*atomicRequest // taken from the queue, for the next transaction
 }
 
@@ -344,6 +345,29 @@ func (t *transactors) answerFailed(r *atomicRequest) {
 	t.waiting.done()
 }
 
+// maxMet bounds the topics that are remembered.
+const maxMet = 10_000
+
+// meet sees to it that the client knows the partitions of all topics that were
+// written to (awaitPartitions).
+func (s *transactor) meet(together []*atomicRequest) {
+	fresh := false
+	for _, r := range together {
+		for _, record := range r.records {
+			if !s.met[record.Topic] {
+				fresh = true
+				if s.met == nil || len(s.met) >= maxMet {
+					s.met = map[string]bool{}
+				}
+				s.met[record.Topic] = true
+			}
+		}
+	}
+	if fresh {
+		awaitPartitions(s.client)
+	}
+}
+
 // Aborted is what the events of an atomic request answer when another one failed.
 func Aborted() error {
 	return fault.New(fault.AtomicAborted, "another event of the atomic request failed, so nothing of it is stored: see the other results")
@@ -384,6 +408,7 @@ func (t *transactors) transact(slot *transactor, together []*atomicRequest) erro
 		}
 	}
 	if flushErr == nil && !failed {
+		slot.meet(together)
 		err := slot.client.EndTransaction(ctx, kgo.TryCommit)
 		switch {
 		case err == nil:
@@ -454,7 +479,7 @@ func (t *transactors) begin(ctx context.Context, slot *transactor) error {
 			if err != nil {
 				return err
 			}
-			slot.client = client
+			slot.client, slot.met = client, nil
 		}
 		// Asked for here, with a limit: the client would ask without one when it produces.
 		_, _, err := slot.client.ProducerID(ctx)

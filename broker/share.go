@@ -166,9 +166,12 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 		}
 		topics, err = s.client.Topics(ctx, s.topics...)
 	}
-	if err != nil || !s.options.Start.Latest && s.options.Start.Time.IsZero() {
-		return err // earliest is where the group's settings let it begin
+	if err != nil {
+		return err
 	}
+	// Earliest is said too: the group's setting may reach the partitions' leaders
+	// later than the first fetch, which then begins at their end.
+	earliest := !s.options.Start.Latest && s.options.Start.Time.IsZero()
 	at, err := s.client.SharePositions(ctx, s.options.Group, s.topics...)
 	if err != nil || len(at) > 0 {
 		return err
@@ -187,6 +190,9 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 		}
 		for _, p := range t.Partitions {
 			first[TopicPartition{t.Name, p}] = ranges[p].End
+			if earliest {
+				first[TopicPartition{t.Name, p}] = ranges[p].Start
+			}
 			if offset, ok := times[p]; ok && offset >= 0 {
 				first[TopicPartition{t.Name, p}] = offset
 			}
@@ -195,6 +201,9 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 	err = s.client.AlterShareGroup(ctx, s.options.Group, first)
 	if errors.Is(err, kerr.NonEmptyGroup) {
 		return nil // another instance was quicker
+	}
+	if earliest {
+		return nil // the settings have to do: it may lack the right, or find a consumer group
 	}
 	return err
 }

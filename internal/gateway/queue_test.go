@@ -57,11 +57,15 @@ func shareLag(t *testing.T, cluster *brokertest.Cluster, group, topic string) in
 func TestFourQueueConsumersOfOnePartitionAllGetEvents(t *testing.T) {
 	cluster := shareCluster(t)
 	topic, group := cluster.Topic("share-four", 1), cluster.Name("share-four-sub")
-	put(cluster, topic, 200, "k")
 	one, two := start(t, cluster, nil), start(t, cluster, nil)
 	open := queueOf(group, topic)
 	open.Window = &posternv1.Window{MaxMessages: 4}
 	streams := []*stream{one.subscribe(open), one.subscribe(open), two.subscribe(open), two.subscribe(open)}
+	eventually(t, "both gateways' being in the group", func() bool {
+		g, err := one.gateway.kafka.ShareGroup(t.Context(), group)
+		return err == nil && len(g.Members) == 2 && len(g.Members[0].Partitions)+len(g.Members[1].Partitions) == 2
+	})
+	put(cluster, topic, 200, "k")
 	seen, by := map[string]int{}, make([]int, 4)
 	events := make(chan func(), 1)
 	quit := make(chan struct{})

@@ -15,13 +15,10 @@ package broker
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -77,15 +74,7 @@ type Options struct {
 }
 
 // TLS settings towards the brokers.
-type TLS struct {
-	// CAFile holds the PEM certificates to trust. Default: the system's.
-	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are our own certificate, for mutual TLS.
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
-	// ServerName overrides the name checked in the brokers' certificates.
-	ServerName string `yaml:"server_name"`
-}
+type TLS = setting.ClientTLS
 
 // SASL settings.
 type SASL struct {
@@ -167,7 +156,7 @@ func (o Options) Validate() error {
 	if o.TLS != nil {
 		if (o.TLS.CertFile == "") != (o.TLS.KeyFile == "") {
 			bad("tls.cert_file", "cert_file and key_file go together")
-		} else if _, err := o.TLS.config(); err != nil {
+		} else if _, err := o.TLS.Config(); err != nil {
 			bad("tls", "%v", err)
 		}
 	}
@@ -184,32 +173,6 @@ func (o Options) Validate() error {
 		bad("publish_buffer", "%s is too small: at least 1MiB", o.PublishBuffer)
 	}
 	return errors.Join(errs...)
-}
-
-func (t *TLS) config() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file %s holds no PEM certificate", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		if _, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile); err != nil {
-			return nil, fmt.Errorf("read cert_file and key_file: %w", err)
-		}
-		// Read again at each handshake, so that a rotated certificate is used without a restart.
-		cert, key := t.CertFile, t.KeyFile
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(cert, key)
-			return &pair, err
-		}
-	}
-	return c, nil
 }
 
 func (s *SASL) mechanism() (kgo.Opt, error) {
@@ -257,7 +220,7 @@ func New(o Options) (*Client, error) {
 		kgo.DisableClientMetrics(), // KIP-714 would push our internals to the cluster's operators unasked
 	}
 	if o.TLS != nil {
-		c, err := o.TLS.config()
+		c, err := o.TLS.Config()
 		if err != nil {
 			return nil, fmt.Errorf("kafka.tls: %w", err)
 		}

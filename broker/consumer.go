@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,12 +17,6 @@ import (
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 )
-
-// Start is where a group begins a topic it has never committed on.
-type Start struct {
-	Latest bool      // else earliest
-	Time   time.Time // the first record at or after it, when not zero
-}
 
 // ConsumerOptions says what a group reads.
 type ConsumerOptions struct {
@@ -45,6 +37,10 @@ type ConsumerOptions struct {
 	// Heard is called when the coordinator answers again after a silence in which it
 	// may have given the partitions away (Alive). It returns at once.
 	Heard func()
+}
+
+func (o ConsumerOptions) matches(topic string) bool {
+	return matchesPattern(o.Pattern, o.Except, topic)
 }
 
 // Assigned is one partition that became ours, with what its last owner left.
@@ -198,7 +194,7 @@ func (consumer *Consumer) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		found, err := consumer.matching(ctx)
+		found, err := consumer.client.Matching(ctx, consumer.options.matches)
 		if err != nil {
 			continue // the group's own reading says what is wrong
 		}
@@ -218,128 +214,11 @@ func (consumer *Consumer) watch(ctx context.Context) {
 // patternEvery is how soon a new topic of a pattern is found.
 const patternEvery = 30 * time.Second
 
-// matching lists the topics that the pattern matches.
-func (consumer *Consumer) matching(ctx context.Context) ([]string, error) {
-	o := consumer.options
-	all, err := consumer.client.Topics(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, t := range all {
-		ok, _ := path.Match(o.Pattern, t.Name) // checked where it was declared
-		if ok && !t.Internal && !strings.HasPrefix(t.Name, "_") && (o.Except == nil || !o.Except(t.Name)) {
-			found = append(found, t.Name)
-		}
-	}
-	return found, nil
-}
-
 // reading gives the topics that are read now.
 func (consumer *Consumer) reading() []string {
 	consumer.mu.Lock()
 	defer consumer.mu.Unlock()
 	return slices.Clone(consumer.topics)
-}
-
-// How long Join puts up with a coordinator that is not there yet: a fresh
-// cluster makes its offsets topic when the first group asks for it.
-const (
-	beginPatience = 15 * time.Second
-	beginPause    = 200 * time.Millisecond
-)
-
-func (consumer *Consumer) beginPatiently(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, beginPatience)
-	defer cancel()
-	for {
-		err := consumer.begin(ctx)
-		// A topic created a moment ago may not be in the client's metadata yet.
-		created := consumer.client.options.AutoCreateTopics && fault.Is(err, fault.UnknownTopic)
-		if fault.KindOf(err) != fault.KindUnavailable && !created {
-			return err
-		}
-		select {
-		case <-time.After(beginPause):
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
-// begin writes the group's first commit, on every partition of its topics, if
-// it has none at all on any of them. From then on where the group stands is
-// always written down: a restart before the first ack begins where this one
-// did, not at a later "latest". When the group has commits, partitions without
-// one appeared later and begin at their start.
-func (consumer *Consumer) begin(ctx context.Context) error {
-	c, o := consumer.client, consumer.options
-	if o.Pattern != "" {
-		found, err := consumer.matching(ctx)
-		if err != nil || len(found) == 0 { // those that come later begin at their start
-			return err
-		}
-		consumer.mu.Lock()
-		consumer.topics = found
-		consumer.mu.Unlock()
-	}
-	topics, err := c.Topics(ctx, consumer.reading()...)
-	if fault.Is(err, fault.UnknownTopic) && c.options.AutoCreateTopics {
-		for _, t := range o.Topics {
-			if err := c.CreateTopic(ctx, t, 0, nil); err != nil {
-				return err
-			}
-		}
-		topics, err = c.Topics(ctx, consumer.reading()...)
-	}
-	if err != nil {
-		return err
-	}
-	for _, t := range topics {
-		consumer.ids[t.Name] = t.ID
-	}
-	committed, err := c.Committed(ctx, o.Group, consumer.reading()...)
-	if err != nil || len(committed) > 0 {
-		return err
-	}
-	if o.Begun {
-		return fault.New(fault.PositionLost, "Kafka has no position of group %s any more, which had one: say with a seek where to go on", o.Group).With("group", o.Group)
-	}
-	first := map[TopicPartition]Committing{}
-	for _, t := range topics {
-		set := func(p int32, offset int64) {
-			tp, c := TopicPartition{t.Name, p}, Committing{Offset: offset}
-			if o.Metadata != nil {
-				c.Metadata = o.Metadata(Assigned{TopicPartition: tp, TopicID: t.ID, Offset: offset})
-			}
-			first[tp] = c
-		}
-		ranges, err := c.Ranges(ctx, t.Name)
-		if err != nil {
-			return err
-		}
-		at := map[int32]int64{}
-		if !o.Start.Time.IsZero() {
-			if at, err = c.OffsetsAt(ctx, t.Name, o.Start.Time); err != nil {
-				return err
-			}
-		}
-		for _, p := range t.Partitions {
-			switch {
-			case !o.Start.Time.IsZero():
-				set(p, at[p])
-			case o.Start.Latest:
-				set(p, ranges[p].End)
-			default:
-				set(p, ranges[p].Start)
-			}
-		}
-	}
-	err = c.commitOutside(ctx, o.Group, first)
-	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.RebalanceInProgress) {
-		return nil // another instance was quicker: the group has members, so it has its commits
-	}
-	return toFault(err, "write the first position of group "+o.Group)
 }
 
 func (consumer *Consumer) keepFetched(_ context.Context, _ *kgo.Client, answer *kmsg.OffsetFetchResponse) error {
@@ -402,125 +281,6 @@ func (consumer *Consumer) assigned(ctx context.Context, positions map[string]map
 		consumer.assign(all)
 	}
 	return positions, nil
-}
-
-// assign tells the owner, and notes as whom.
-func (consumer *Consumer) assign(all []Assigned) {
-	member, _ := consumer.kgo.GroupMetadata()
-	consumer.mu.Lock()
-	for _, a := range all {
-		consumer.members[a.TopicPartition] = member
-		consumer.last[a.TopicPartition] = Committing{a.Offset, a.Metadata}
-	}
-	consumer.mu.Unlock()
-	consumer.owner.Assigned(all)
-}
-
-func (consumer *Consumer) forget(tps []TopicPartition) {
-	consumer.mu.Lock()
-	defer consumer.mu.Unlock()
-	for _, tp := range tps {
-		delete(consumer.members, tp)
-		delete(consumer.last, tp)
-	}
-}
-
-// takeUpAgain is called at the beginning of each session with the group, after
-// what must go was revoked, while no record is being polled. Of partitions that
-// were assigned to an earlier member id of ours it keeps those of which Kafka still
-// has what we committed last: nobody else can have called anything committed. The
-// others are lost, and begin anew where the group stands.
-func (consumer *Consumer) takeUpAgain(ctx context.Context) {
-	member, _ := consumer.kgo.GroupMetadata()
-	stale := consumer.ofOthers(member)
-	if len(stale) == 0 {
-		return
-	}
-	var topics []string
-	for topic := range nest(stale) {
-		topics = append(topics, topic)
-	}
-	committed, err := consumer.client.Committed(ctx, consumer.options.Group, topics...)
-	for err != nil {
-		select {
-		case <-time.After(beginPause):
-		case <-ctx.Done():
-			return // the consumer is closed
-		}
-		committed, err = consumer.client.Committed(ctx, consumer.options.Group, topics...)
-	}
-	stale = consumer.adopt(member, stale, committed)
-	if len(stale) == 0 {
-		return
-	}
-	consumer.owner.Lost(stale)
-	consumer.forget(stale)
-	all := make([]Assigned, len(stale))
-	offsets := map[string]map[int32]kgo.EpochOffset{}
-	for i, tp := range stale {
-		at := committed[tp]
-		all[i] = Assigned{TopicPartition: tp, TopicID: consumer.idOf(ctx, tp.Topic), Offset: at.Offset, Metadata: at.Metadata}
-		if offsets[tp.Topic] == nil {
-			offsets[tp.Topic] = map[int32]kgo.EpochOffset{}
-		}
-		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: at.Offset}
-	}
-	consumer.assign(all)
-	consumer.kgo.SetOffsets(offsets)
-	consumer.Resume(stale)
-}
-
-// ofOthers lists what was assigned to other members than this one.
-func (consumer *Consumer) ofOthers(member string) []TopicPartition {
-	consumer.mu.Lock()
-	defer consumer.mu.Unlock()
-	var stale []TopicPartition
-	for tp, was := range consumer.members {
-		if was != member {
-			stale = append(stale, tp)
-		}
-	}
-	return sortedPartitions(stale)
-}
-
-// adopt makes those of stale the member's own that Kafka has as we left them, or
-// has nothing of, and gives the others.
-func (consumer *Consumer) adopt(member string, stale []TopicPartition, committed map[TopicPartition]Committing) []TopicPartition {
-	consumer.mu.Lock()
-	defer consumer.mu.Unlock()
-	var changed []TopicPartition
-	for _, tp := range stale {
-		if at, ok := committed[tp]; ok && at != consumer.last[tp] {
-			changed = append(changed, tp)
-			continue
-		}
-		consumer.members[tp] = member
-	}
-	return changed
-}
-
-// refuseStale fails a commit of partitions that were assigned to another member
-// than the one that commits: the client takes a commit that it held back during a
-// rebalance for the new member's, and it would undo what others have committed
-// meanwhile. The next commit is without them.
-func (consumer *Consumer) refuseStale(member string, what map[TopicPartition]Committing) error {
-	consumer.mu.Lock()
-	defer consumer.mu.Unlock()
-	for tp := range what {
-		if was, ours := consumer.members[tp]; ours && was != member {
-			return fmt.Errorf("%s was assigned to this gateway before the group forgot it: %w", tp, kerr.UnknownMemberID)
-		}
-	}
-	return nil
-}
-
-// committed notes what Kafka has taken.
-func (consumer *Consumer) committed(tp TopicPartition, what Committing) {
-	consumer.mu.Lock()
-	defer consumer.mu.Unlock()
-	if _, ours := consumer.members[tp]; ours {
-		consumer.last[tp] = what
-	}
 }
 
 func (consumer *Consumer) nameOf(id [16]byte) string {

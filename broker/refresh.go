@@ -51,7 +51,7 @@ func (c *Client) Refresh(ctx context.Context, o ConsumerOptions) (refreshed bool
 		return false, err
 	}
 	if o.Pattern != "" {
-		if o.Topics, err = c.NewConsumer(o, nil).matching(ctx); err != nil {
+		if o.Topics, err = c.Matching(ctx, o.matches); err != nil {
 			return false, err
 		}
 	}

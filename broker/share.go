@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +30,8 @@ type ShareOptions struct {
 	// Room is how many more events are wanted now; 0: none are fetched. Called often.
 	Room func() int
 }
+
+func (o ShareOptions) matches(topic string) bool { return matchesPattern(o.Pattern, o.Except, topic) }
 
 // ShareWord is what is said of an acquired event.
 type ShareWord int8
@@ -153,51 +153,25 @@ func (s *ShareConsumer) Join(ctx context.Context, begun func(ShareSettings)) err
 // begin finds the topics, and writes where a new group begins.
 func (s *ShareConsumer) begin(ctx context.Context) error {
 	if s.options.Pattern != "" {
-		found, err := s.matching(ctx)
+		found, err := s.client.Matching(ctx, s.options.matches)
 		s.topics = found
 		return err // a pattern's topics begin at their start
 	}
-	topics, err := s.client.Topics(ctx, s.topics...)
-	if fault.Is(err, fault.UnknownTopic) && s.client.options.AutoCreateTopics {
-		for _, t := range s.topics {
-			if err := s.client.CreateTopic(ctx, t, 0, nil); err != nil {
-				return err
-			}
-		}
-		topics, err = s.client.Topics(ctx, s.topics...)
+	topics, err := s.client.topicsToRead(ctx, s.topics, true)
+	if err != nil {
+		return err
 	}
+	at, err := s.client.SharePositions(ctx, s.options.Group, s.topics...)
+	if err != nil || len(at) > 0 {
+		return err
+	}
+	first, err := s.client.startOffsets(ctx, topics, s.options.Start)
 	if err != nil {
 		return err
 	}
 	// Earliest is said too: the group's setting may reach the partitions' leaders
 	// later than the first fetch, which then begins at their end.
 	earliest := !s.options.Start.Latest && s.options.Start.Time.IsZero()
-	at, err := s.client.SharePositions(ctx, s.options.Group, s.topics...)
-	if err != nil || len(at) > 0 {
-		return err
-	}
-	first := map[TopicPartition]int64{}
-	for _, t := range topics {
-		ranges, err := s.client.Ranges(ctx, t.Name)
-		if err != nil {
-			return err
-		}
-		var times map[int32]int64
-		if !s.options.Start.Time.IsZero() {
-			if times, err = s.client.OffsetsAt(ctx, t.Name, s.options.Start.Time); err != nil {
-				return err
-			}
-		}
-		for _, p := range t.Partitions {
-			first[TopicPartition{t.Name, p}] = ranges[p].End
-			if earliest {
-				first[TopicPartition{t.Name, p}] = ranges[p].Start
-			}
-			if offset, ok := times[p]; ok && offset >= 0 {
-				first[TopicPartition{t.Name, p}] = offset
-			}
-		}
-	}
 	err = s.client.AlterShareGroup(ctx, s.options.Group, first)
 	if errors.Is(err, kerr.NonEmptyGroup) {
 		return nil // another instance was quicker
@@ -208,29 +182,13 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 	return err
 }
 
-func (s *ShareConsumer) matching(ctx context.Context) ([]string, error) {
-	all, err := s.client.Topics(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, t := range all {
-		ok, _ := path.Match(s.options.Pattern, t.Name) // checked where it was declared
-		if ok && !t.Internal && !strings.HasPrefix(t.Name, "_") && (s.options.Except == nil || !s.options.Except(t.Name)) {
-			found = append(found, t.Name)
-		}
-	}
-	slices.Sort(found)
-	return found, nil
-}
-
 // heartbeatLoop keeps the membership and learns the assignment.
 func (s *ShareConsumer) heartbeatLoop() {
 	epoch, told, matched := int32(0), []string(nil), time.Now()
 	for {
 		if s.options.Pattern != "" && time.Since(matched) > patternEvery {
 			matched = time.Now()
-			if found, err := s.matching(s.ctx); err == nil {
+			if found, err := s.client.Matching(s.ctx, s.options.matches); err == nil {
 				s.mu.Lock()
 				s.topics = found
 				s.mu.Unlock()

@@ -37,7 +37,7 @@ func NewClient(o Options, dial Dialer) (*Client, error) {
 	if len(o.URLs) == 0 {
 		return nil, errors.New("schema_registry.urls: no registry is named")
 	}
-	tls, err := o.TLS.config()
+	tls, err := o.TLS.Config()
 	if err != nil {
 		return nil, fmt.Errorf("schema_registry.tls: %w", err)
 	}

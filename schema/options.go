@@ -1,12 +1,8 @@
 package schema
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -51,15 +47,7 @@ type OAuth struct {
 }
 
 // TLS settings towards the registry.
-type TLS struct {
-	// CAFile holds the PEM certificates to trust. Default: the system's.
-	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are our own certificate, for mutual TLS.
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
-	// ServerName overrides the name checked in the registry's certificate.
-	ServerName string `yaml:"server_name"`
-}
+type TLS = setting.ClientTLS
 
 const (
 	defaultTimeout   = 5 * time.Second
@@ -124,7 +112,7 @@ func (o Options) Validate() error {
 	if o.TLS != nil {
 		if (o.TLS.CertFile == "") != (o.TLS.KeyFile == "") {
 			faults.Add("tls.cert_file", "cert_file and key_file go together")
-		} else if _, err := o.TLS.config(); err != nil {
+		} else if _, err := o.TLS.Config(); err != nil {
 			faults.Add("tls", "%v", err)
 		}
 	}
@@ -134,33 +122,4 @@ func (o Options) Validate() error {
 		}
 	}
 	return faults.Err()
-}
-
-func (t *TLS) config() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if t == nil {
-		return c, nil
-	}
-	c.ServerName = t.ServerName
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("ca_file holds no PEM certificate")
-		}
-	}
-	if t.CertFile != "" {
-		if _, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile); err != nil {
-			return nil, fmt.Errorf("read cert_file and key_file: %w", err)
-		}
-		// Read again at each handshake, so that a rotated certificate is used without a restart.
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-			return &pair, err
-		}
-	}
-	return c, nil
 }

@@ -94,26 +94,16 @@ func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*postern
 	if err != nil {
 		return nil, err
 	}
-	var all []*posternv1.PartitionStatus
-	for _, topic := range topics {
-		ranges, err := s.Kafka.Ranges(ctx, topic)
-		if err != nil {
-			return nil, err
+	return s.partitions(ctx, topics, func(m *posternv1.PartitionStatus, tp broker.TopicPartition, held broker.Range) {
+		position, ok := committed[tp]
+		switch {
+		case ok:
+			m.Position = &position.Offset
+			m.Lag = max(0, held.End-max(position.Offset, held.Start))
+		case !of.Start.Latest && of.Start.Time.IsZero():
+			m.Lag = held.End - held.Start // it will begin at the start
 		}
-		for p, held := range ranges {
-			m := &posternv1.PartitionStatus{Topic: topic, Partition: p, StartOffset: held.Start, EndOffset: held.End}
-			position, ok := committed[broker.TopicPartition{Topic: topic, Partition: p}]
-			switch {
-			case ok:
-				m.Position = &position.Offset
-				m.Lag = max(0, held.End-max(position.Offset, held.Start))
-			case !of.Start.Latest && of.Start.Time.IsZero():
-				m.Lag = held.End - held.Start // it will begin at the start
-			}
-			all = append(all, m)
-		}
-	}
-	return all, nil
+	})
 }
 
 // sharePositions is positions of a share group. Its lag counts what is settled
@@ -123,6 +113,19 @@ func (s *Server) sharePositions(ctx context.Context, of delivery.Options, topics
 	if err != nil {
 		return nil, err
 	}
+	return s.partitions(ctx, topics, func(m *posternv1.PartitionStatus, tp broker.TopicPartition, held broker.Range) {
+		position, ok := at[tp]
+		if ok {
+			m.Position = &position.Offset
+		}
+		if ok || !of.Start.Latest && of.Start.Time.IsZero() {
+			m.Lag = delivery.ShareLag(at, tp, held)
+		}
+	})
+}
+
+// partitions lists the partitions of topics, of each what tell makes of what it holds.
+func (s *Server) partitions(ctx context.Context, topics []string, tell func(*posternv1.PartitionStatus, broker.TopicPartition, broker.Range)) ([]*posternv1.PartitionStatus, error) {
 	var all []*posternv1.PartitionStatus
 	for _, topic := range topics {
 		ranges, err := s.Kafka.Ranges(ctx, topic)
@@ -130,15 +133,8 @@ func (s *Server) sharePositions(ctx context.Context, of delivery.Options, topics
 			return nil, err
 		}
 		for p, held := range ranges {
-			tp := broker.TopicPartition{Topic: topic, Partition: p}
 			m := &posternv1.PartitionStatus{Topic: topic, Partition: p, StartOffset: held.Start, EndOffset: held.End}
-			position, ok := at[tp]
-			if ok {
-				m.Position = &position.Offset
-			}
-			if ok || !of.Start.Latest && of.Start.Time.IsZero() {
-				m.Lag = delivery.ShareLag(at, tp, held)
-			}
+			tell(m, broker.TopicPartition{Topic: topic, Partition: p}, held)
 			all = append(all, m)
 		}
 	}
@@ -150,17 +146,7 @@ func (s *Server) topics(ctx context.Context, of delivery.Options) ([]string, err
 	if of.TopicsPattern == "" {
 		return of.Topics, nil
 	}
-	all, err := s.Kafka.Topics(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, t := range all {
-		if !t.Internal && of.Reads(t.Name) {
-			names = append(names, t.Name)
-		}
-	}
-	return names, nil
+	return s.Kafka.Matching(ctx, of.Reads)
 }
 
 // hasLost reports whether the group had a position, has none, and was not told

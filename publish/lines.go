@@ -15,6 +15,7 @@ import (
 
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
+	"github.com/postern-dev/postern/internal/wire"
 )
 
 // Limits of a stream of lines.
@@ -75,14 +76,14 @@ func (p *Publisher) lines(w http.ResponseWriter, r *http.Request, a asked, wait 
 	defer func() { _ = control.SetReadDeadline(time.Now()) }() // a reader that waits for a line stops
 
 	write := func(b []byte, flush bool) error {
-		_ = control.SetWriteDeadline(time.Now().Add(unreadLimit))
+		_ = control.SetWriteDeadline(time.Now().Add(wire.UnreadLimit))
 		_, err := w.Write(b)
 		if err == nil && flush {
 			err = control.Flush()
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			p.log.WarnContext(ctx, "a stream of lines is cut: its answers are not read", "topic", a.topic, "caller", a.who.Name, "waited", unreadLimit)
-			return unread(unreadLimit)
+			p.log.WarnContext(ctx, "a stream of lines is cut: its answers are not read", "topic", a.topic, "caller", a.who.Name, "waited", wire.UnreadLimit)
+			return unread(wire.UnreadLimit)
 		}
 		_ = control.SetWriteDeadline(time.Time{}) // HTTP/2 ends the stream when it comes, written or not
 		return err

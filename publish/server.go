@@ -120,7 +120,7 @@ const (
 // that does not read them is cut, with SLOW_CONSUMER.
 func (s *Server) PublishStream(stream grpc.BidiStreamingServer[posternv1.PublishStreamRequest, posternv1.PublishStreamResponse]) error {
 	out := &answers{BidiStreamingServer: stream}
-	return out.whileRead(func() error { return s.serveStream(out) })
+	return out.reading.While(func() error { return s.serveStream(out) }, unread)
 }
 
 func (s *Server) serveStream(stream *answers) error {

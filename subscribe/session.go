@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -41,11 +40,6 @@ const (
 	// tier of grpc-go's buffer pool.
 	batchEvents = 500
 	batchBytes  = 256 << 10
-	// slowConsumer is how long a message may wait for its reader before the stream is
-	// cut: longer than a pause for garbage or a moved machine, shorter than anybody
-	// would want leases to be held by one who does not read.
-	slowConsumer = time.Minute
-	stuckEvery   = 5 * time.Second
 	// receiptsAhead bounds the settle frames whose commit is awaited at once.
 	receiptsAhead = 1024
 )
@@ -152,11 +146,11 @@ func sendDeliveries(stream grpc.ServerStream) func([]delivery.Lease) error {
 
 // sender writes frames one at a time and knows when the last one went.
 type sender struct {
-	slot chan struct{} // one; a lock that a fake clock can see through
-	from atomic.Int64  // when the write under way began, UnixNano; 0: none
-	send func(*posternv1.SubscribeResponse) error
-	lend func([]delivery.Lease) error
-	last time.Time
+	slot    chan struct{} // one; a lock that a fake clock can see through
+	reading wire.Reading
+	send    func(*posternv1.SubscribeResponse) error
+	lend    func([]delivery.Lease) error
+	last    time.Time
 }
 
 func newSender(send func(*posternv1.SubscribeResponse) error, lend func([]delivery.Lease) error) *sender {
@@ -180,17 +174,7 @@ func (s *sender) alone(ctx context.Context, write func() error) error {
 	}
 	defer func() { <-s.slot }()
 	s.last = time.Now()
-	s.from.Store(s.last.UnixNano())
-	defer s.from.Store(0)
-	return write()
-}
-
-// stuckFor is how long the write under way has taken.
-func (s *sender) stuckFor() time.Duration {
-	if from := s.from.Load(); from != 0 {
-		return time.Since(time.Unix(0, from))
-	}
-	return 0
+	return s.reading.Write(write)
 }
 
 // quietFor is how long nothing was sent.
@@ -249,21 +233,10 @@ func (s *session) serve(ctx context.Context, send func(*posternv1.SubscribeRespo
 // deliverToReader is deliver until the client stops reading: it costs what one
 // message does, and is told why its stream ends.
 func (s *session) deliverToReader(ctx context.Context, out *sender, ackOnSend bool) error {
-	done := make(chan error, 1)
-	go func() { done <- s.deliver(ctx, out, ackOnSend) }() // a write that is stuck ends with the stream, that is when this handler has returned
-	ticker := time.NewTicker(stuckEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-ticker.C:
-			if stuck := out.stuckFor(); stuck >= slowConsumer {
-				return fault.New(fault.SlowConsumer, "the stream was not read for %s: read on while you work, or take a smaller window", stuck.Round(time.Second)).
-					With("subscription", s.opened.GetSubscription())
-			}
-		}
-	}
+	return out.reading.While(func() error { return s.deliver(ctx, out, ackOnSend) }, func(waited time.Duration) error {
+		return fault.New(fault.SlowConsumer, "the stream was not read for %s: read on while you work, or take a smaller window", waited.Round(time.Second)).
+			With("subscription", s.opened.GetSubscription())
+	})
 }
 
 // deliver sends deliveries, revocations, heartbeats and the drain notice.

@@ -150,25 +150,25 @@ func tellAttempt(w io.Writer, a *posternv1.Attempt) error {
 }
 
 func webhooksEnable() *cobra.Command {
-	var why string
-	command := onEndpoints("enable NAME", "Begin an endpoint anew, whatever stopped it", "  postern webhooks enable mail --reason 'the receiver is back'", cobra.ExactArgs(1),
-		func(ctx context.Context, c posternv1.EndpointsClient, w io.Writer, args []string) error {
-			e, err := c.EnableEndpoint(ctx, &posternv1.EnableEndpointRequest{Name: args[0], Reason: why})
-			if err != nil {
-				return err
-			}
-			printEndpoints(w, e)
-			return nil
+	return webhooksSwitch("enable NAME", "Begin an endpoint anew, whatever stopped it", "  postern webhooks enable mail --reason 'the receiver is back'",
+		func(ctx context.Context, c posternv1.EndpointsClient, name, why string) (*posternv1.Endpoint, error) {
+			return c.EnableEndpoint(ctx, &posternv1.EnableEndpointRequest{Name: name, Reason: why})
 		})
-	command.Flags().StringVar(&why, "reason", "", "why, for whoever looks later")
-	return command
 }
 
 func webhooksDisable() *cobra.Command {
+	return webhooksSwitch("disable NAME", "Push nothing to an endpoint until it is enabled; its events wait", "  postern webhooks disable mail --reason maintenance",
+		func(ctx context.Context, c posternv1.EndpointsClient, name, why string) (*posternv1.Endpoint, error) {
+			return c.DisableEndpoint(ctx, &posternv1.DisableEndpointRequest{Name: name, Reason: why})
+		})
+}
+
+// webhooksSwitch turns an endpoint on or off, with a reason.
+func webhooksSwitch(use, short, example string, turn func(ctx context.Context, c posternv1.EndpointsClient, name, why string) (*posternv1.Endpoint, error)) *cobra.Command {
 	var why string
-	command := onEndpoints("disable NAME", "Push nothing to an endpoint until it is enabled; its events wait", "  postern webhooks disable mail --reason maintenance", cobra.ExactArgs(1),
+	command := onEndpoints(use, short, example, cobra.ExactArgs(1),
 		func(ctx context.Context, c posternv1.EndpointsClient, w io.Writer, args []string) error {
-			e, err := c.DisableEndpoint(ctx, &posternv1.DisableEndpointRequest{Name: args[0], Reason: why})
+			e, err := turn(ctx, c, args[0], why)
 			if err != nil {
 				return err
 			}

@@ -142,10 +142,10 @@ func (q *Queue) soughtNone() bool {
 	return true
 }
 
-// tellBegun has it kept that the group has commits that follow a seek. q.mu is held.
+// tellBegun has it kept that the group has commits that follow a seek.
 func (q *Queue) tellBegun(epoch uint64) {
 	if q.begun != nil {
-		q.begun(epoch)
+		q.begun(q.options.Name, epoch)
 	}
 }
 

@@ -8,22 +8,9 @@ import (
 
 // NoteBegun has note called when the group of a subscription is known to have
 // commits that follow a seek (Desired.Begun), so that their loss can be told from
-// a beginning. note returns soon. Before the first Open.
+// a beginning. note returns soon, and may be called again before its word is
+// Desired. Before the first Open.
 func (qs *Queues) NoteBegun(note func(name string, epoch uint64)) { qs.begun = note }
-
-// hasBegun is what a queue tells; once for each epoch. qs.mu is held.
-func (qs *Queues) hasBegun(name string) func(epoch uint64) {
-	if qs.begun == nil {
-		return nil
-	}
-	told := qs.desired[name].Begun
-	return func(epoch uint64) {
-		if epoch >= told {
-			told = epoch + 1
-			qs.begun(name, epoch)
-		}
-	}
-}
 
 const (
 	// refreshShare is how often within the time that Kafka keeps the positions of a

@@ -21,11 +21,7 @@ import (
 	"context"
 	"hash/maphash"
 	"log/slog"
-	"math/rand/v2"
-	"path"
-	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,84 +30,6 @@ import (
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
 )
-
-// Options is what a queue does, with every default filled in.
-type Options struct {
-	Name            string
-	Group           string
-	Topics          []string
-	TopicsPattern   string // in place of Topics
-	Order           Order
-	Start           broker.Start
-	Lease           time.Duration
-	Retry           Retry
-	DeadLetterTopic string
-	// Filter passes the events that are delivered; nil passes all. FilterErrors
-	// says what becomes of one that it cannot judge.
-	Filter       Filter
-	FilterErrors FilterErrors
-	// SidePrefix begins the names of the topics for events that must wait (side.go).
-	SidePrefix string
-}
-
-// Filter decides whether an event is a subscription's. Safe for concurrent use.
-type Filter interface {
-	// Match judges r. What it answers may depend on data that is in the schema
-	// registry's wire format: then it says ErrEncoded, and is asked again with that
-	// data as JSON.
-	Match(r *event.Record, decoded []byte) (bool, error)
-	String() string // equal for filters that are the same
-}
-
-// FilterErrors says what becomes of an event that the filter fails on.
-type FilterErrors uint8
-
-const (
-	FilterDeadLetters FilterErrors = iota // dead-lettered with the error
-	FilterSkips                           // as one that does not match
-)
-
-// isLetters reports whether a pattern leaves topic out because it holds dead letters.
-func (o Options) isLetters(topic string) bool {
-	return topic == o.DeadLetterTopic || strings.HasSuffix(topic, ".dead")
-}
-
-// Reads reports whether topic is one of the subscription's.
-func (o Options) Reads(topic string) bool {
-	if o.TopicsPattern == "" {
-		return slices.Contains(o.Topics, topic)
-	}
-	ok, _ := path.Match(o.TopicsPattern, topic) // checked where it was declared
-	return ok && !strings.HasPrefix(topic, "_") && !o.isLetters(topic)
-}
-
-// consumer is who reads the subscription's topics.
-func (o Options) consumer() broker.ConsumerOptions {
-	return broker.ConsumerOptions{Group: o.Group, Topics: o.Topics, Start: o.Start, Pattern: o.TopicsPattern, Except: o.isLetters}
-}
-
-// differences names the options that differ.
-func (o Options) differences(p Options) []string {
-	var names []string
-	if text(o.Filter) != text(p.Filter) {
-		names = append(names, "Filter")
-	}
-	o.Filter, p.Filter = nil, nil
-	a, b := reflect.ValueOf(o), reflect.ValueOf(p)
-	for i := range a.NumField() {
-		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
-			names = append(names, a.Type().Field(i).Name)
-		}
-	}
-	return names
-}
-
-func text(f Filter) string {
-	if f == nil {
-		return ""
-	}
-	return f.String()
-}
 
 // Defaults and limits of a queue. Each buffer has its byte limit here.
 const (
@@ -131,6 +49,8 @@ const (
 	pollEvents = 1000
 
 	commitInterval = 200 * time.Millisecond
+	// maxExpired bounds the leases that are remembered to have run out.
+	maxExpired = 4096
 	// revokeGrace is how long a partition that must go waits for the words of
 	// those who have its events. Longer delays every other member's rebalance.
 	revokeGrace = 2 * time.Second
@@ -171,15 +91,15 @@ type Queue struct {
 	rotation    []*partition // the partitions in the order they are asked for events
 	turn        int
 	leases      leaseTable
-	expired     expiredLeases
+	expired     recent[ID] // leases that ran out: a late word is told LEASE_EXPIRED and not merely STALE
 	attachments []*Attachment
 	draining    bool
 	stopping    bool // with the whole gateway
 	desired     Desired
-	begun       func(epoch uint64) // told that the group has commits of this seek epoch; returns soon
-	interrupt   context.CancelFunc // of the poll under way
-	changed     chan struct{}      // closed and replaced when a commit ends or leases come back, if someone waits
-	waiters     int                // of changed
+	begun       func(name string, epoch uint64) // told that the group has commits of this seek epoch (NoteBegun); nil tells nobody
+	interrupt   context.CancelFunc              // of the poll under way
+	changed     chan struct{}                   // closed and replaced when a commit ends or leases come back, if someone waits
+	waiters     int                             // of changed
 	timerWake   chan struct{}
 	commitWake  chan struct{} // something is to be committed
 	commitNow   chan struct{} // and somebody waits for it
@@ -191,7 +111,7 @@ type Queue struct {
 	budget      budget
 	assignments uint64 // counts them, to name each
 
-	// Of side topics (aside.go).
+	// Of side topics (aside.go, prepare.go, move.go).
 	prepareWake chan struct{}
 	moveWake    chan struct{}
 	followWake  chan struct{}
@@ -224,13 +144,13 @@ type partition struct {
 	heldBytes int64
 	suspects  map[copyID]bool // what may stand in side topics twice; true: met once
 	copies    map[int64]struct{}
-	redriven  *redriven     // of a redrive partition: what was read lately
-	looked    uint64        // of the source: the look for redrive topics that covered it
-	fences    fences        // of a side partition
-	owner     ownerID       // of the source: this assignment
-	relieved  time.Duration // not to be searched for what holds it up before
-	release   time.Duration // of the last event read from a tier
-	trimTo    int64         // of a side partition: everything below is settled and committed
+	redriven  *recent[redrivenID] // of a redrive partition: what was read lately
+	looked    uint64              // of the source: the look for redrive topics that covered it
+	fences    fences              // of a side partition
+	owner     ownerID             // of the source: this assignment
+	relieved  time.Duration       // not to be searched for what holds it up before
+	release   time.Duration       // of the last event read from a tier
+	trimTo    int64               // of a side partition: everything below is settled and committed
 	trimmed   int64
 	revoking  bool   // lends nothing more
 	stopped   bool   // its metadata is of a newer version: neither lends nor commits
@@ -262,7 +182,7 @@ func newQueue(o Options, kafka *broker.Client, mover Mover, instance Instance, s
 	return &Queue{
 		options: o, kafka: kafka, mover: mover, instance: instance, sequence: sequence, metrics: m, seed: maphash.MakeSeed(), moveAtOnce: moveEvents,
 		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
-		trackers:   map[broker.TopicPartition]*partition{},
+		trackers: map[broker.TopicPartition]*partition{}, expired: recent[ID]{most: maxExpired},
 		committing: make(chan struct{}, 1), changed: make(chan struct{}), timerWake: make(chan struct{}, 1),
 		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1), judgeWake: make(chan struct{}, 1),
 		prepareWake: make(chan struct{}, 1), moveWake: make(chan struct{}, 1), followWake: make(chan struct{}, 1),
@@ -298,9 +218,9 @@ func (q *Queue) open(ctx context.Context) error {
 		q.cancel()
 		return err
 	}
-	q.mu.Lock()
-	q.tellBegun(desired.applied())
-	q.mu.Unlock()
+	if desired.Begun == 0 {
+		q.tellBegun(0)
+	}
 	q.done.Go(q.pollLoop)
 	q.done.Go(q.timerLoop)
 	q.done.Go(q.commitLoop)
@@ -408,444 +328,6 @@ func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// pollLoop reads the group's partitions into their trackers.
-func (q *Queue) pollLoop() {
-	lastText := ""
-	for q.ctx.Err() == nil {
-		ctx, cancel := context.WithCancel(q.ctx)
-		q.mu.Lock()
-		q.interrupt = cancel
-		q.mu.Unlock()
-		q.applySeeks()
-		q.pace()
-		err := q.consumer.Poll(ctx, pollEvents, q.offer)
-		cancel()
-		switch {
-		case fault.Is(err, fault.ShuttingDown):
-			return
-		case err == nil:
-			lastText = ""
-		case err.Error() != lastText: // the client goes on trying: say it once
-			lastText = err.Error()
-			q.log.Warn("reading is failing", "error", err)
-		}
-		q.mu.Lock()
-		q.readFailing = err
-		q.mu.Unlock()
-	}
-}
-
-// pace stops fetching partitions that are full and starts those that have room
-// again. A pause drops what the client has buffered, so the gap between the
-// two marks is wide.
-func (q *Queue) pace() {
-	if q.shared != nil {
-		return // it fetches what there is room for
-	}
-	q.pacing.Lock()
-	defer q.pacing.Unlock()
-	var pause, resume, pauseAside, resumeAside []broker.TopicPartition
-	q.mu.Lock()
-	share, now, hold := q.share(), q.now(), q.options.Retry.HoldLimit
-	for tp, p := range q.trackers {
-		switch {
-		case !p.paused && p.full(share, now, hold):
-			p.paused = true
-			if p.side == noSide {
-				pause = append(pause, tp)
-			} else {
-				pauseAside = append(pauseAside, tp)
-			}
-		case p.paused && p.roomy(share, now, hold):
-			p.paused = false
-			if p.side == noSide {
-				resume = append(resume, tp)
-			} else {
-				resumeAside = append(resumeAside, tp)
-			}
-		}
-	}
-	follower := q.follower
-	q.mu.Unlock()
-	if follower != nil { // what Unfollow and Follow meet again begins unpaused
-		follower.Resume(resumeAside)
-		follower.Pause(pauseAside)
-	}
-	if len(resume) > 0 {
-		q.consumer.Resume(resume)
-	}
-	if len(pause) == 0 {
-		return
-	}
-	q.consumer.Pause(pause)
-	// One that was taken away and given back meanwhile is a new partition,
-	// which does not know that it is paused.
-	var again []broker.TopicPartition
-	q.mu.Lock()
-	for _, tp := range pause {
-		if p := q.trackers[tp]; p == nil || !p.paused {
-			again = append(again, tp)
-		}
-	}
-	q.mu.Unlock()
-	if len(again) > 0 {
-		q.consumer.Resume(again)
-	}
-}
-
-// share is what one partition may hold: the queue's bytes, divided among the
-// partitions that hold something, so that a single busy one has all of them,
-// or among all of them once they are used up. q.mu is held.
-func (q *Queue) share() int64 {
-	held, busy := int64(0), 0
-	for _, p := range q.trackers {
-		held += p.bytes + p.heldBytes
-		if p.bytes+p.heldBytes > 0 {
-			busy++
-		}
-	}
-	if held >= trackerBytes {
-		busy = len(q.trackers)
-	}
-	return trackerBytes / int64(max(1, busy))
-}
-
-// offer hands polled records to their trackers and lends what can be lent.
-func (q *Queue) offer(records []*event.Record) {
-	if len(records) == 0 {
-		return
-	}
-	var verdicts []verdict
-	if q.options.Filter != nil { // outside the lock: it may take a while
-		ctx, cancel := context.WithTimeout(q.ctx, judgePatience)
-		verdicts = make([]verdict, len(records))
-		for i, r := range records {
-			verdicts[i] = q.judge(ctx, r)
-		}
-		cancel()
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var last *partition
-	for i, r := range records {
-		p := last
-		if p == nil || p.at.Partition != r.Partition || p.at.Topic != r.Topic {
-			p = q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
-			last = p
-		}
-		if p == nil || p.stopped || p.sought {
-			continue
-		}
-		v := verdict{}
-		if verdicts != nil {
-			v = verdicts[i]
-		}
-		if r.Offset > p.next && len(p.held) == 0 {
-			q.checkMissed(p, r.Offset)
-		}
-		if p.preparing {
-			p.held = append(p.held, held{r, v})
-			p.heldBytes += int64(r.Size())
-			continue
-		}
-		q.take(p, r, v)
-	}
-	q.dispatch()
-	if q.options.movesAside() {
-		share, now := q.share(), q.now()
-		for _, p := range q.rotation {
-			q.relieve(p, share, now)
-		}
-	}
-}
-
-// checkMissed notes what retention removed before it was read, when offset comes
-// where an earlier one was expected. (Compaction and transactions leave gaps too:
-// nothing is missing there.) q.mu is held.
-func (q *Queue) checkMissed(p *partition, offset int64) {
-	start := min(q.consumer.LogStart(p.at), offset)
-	if start <= p.next {
-		return
-	}
-	q.missed = &gap{p.at.String(), p.next, start, time.Now()}
-	q.metrics.missed(start - p.next)
-	q.log.Error("retention removed events before they were delivered; the subscription goes on behind them",
-		"partition", p.at.String(), "from", p.next, "to", start)
-}
-
-// take offers one record to its tracker. q.mu is held.
-func (q *Queue) take(p *partition, r *event.Record, v verdict) {
-	switch {
-	case r.Offset < p.next:
-		p.repeats++
-		q.metrics.repeated(1)
-	case v.skip:
-		p.pass(r.Offset)
-		q.touch(p)
-		q.metrics.filtered(1)
-	default:
-		e := p.take(r.Offset, r, past{})
-		switch e.state {
-		case settled:
-			q.touch(p)
-		case moving: // it is judged again where it goes
-			wake(q.moveWake)
-		default:
-			q.judged(p, e, v)
-		}
-	}
-}
-
-// dispatch lends ready events to attachments with room. q.mu is held.
-func (q *Queue) dispatch() {
-	if q.shared != nil {
-		defer q.shared.consumer.Wake()
-	}
-	if q.draining || q.desired.Paused || len(q.attachments) == 0 || len(q.rotation) == 0 || q.silent() {
-		return
-	}
-	now := q.now()
-	wall := time.Now()
-	misses, given := 0, int64(0)
-	for misses < len(q.rotation) {
-		q.turn = (q.turn + 1) % len(q.rotation)
-		p := q.rotation[q.turn]
-		if p.revoking || p.stopped || p.preparing || p.sought {
-			misses++
-			continue
-		}
-		// A run of events from one partition at a time keeps batches whole.
-		for range dispatchRun {
-			e := p.peek()
-			if e == nil {
-				misses++
-				break
-			}
-			a := q.roomiest(int64(e.size))
-			if a == nil {
-				misses = len(q.rotation)
-				break
-			}
-			misses = 0
-			if e.story != nil && e.story.unjudged {
-				p.ready.pop()
-				q.judgeLater(e)
-				continue
-			}
-			if e.story != nil && e.story.filter != nil {
-				p.ready.pop()
-				q.bury(p, e, reasonFilter, e.story.filter.Error())
-				continue
-			}
-			q.lendTo(a, p, e, now, wall)
-			given++
-		}
-	}
-	if given > 0 {
-		q.metrics.lent(given)
-	}
-	for _, a := range q.attachments {
-		if len(a.pending) > 0 {
-			wake(a.ready)
-		}
-	}
-}
-
-const dispatchRun = 64
-
-// silent reports whether the group's coordinator has not answered for so long that
-// it may have given our partitions to others: then nothing more is lent, until it
-// answers or they are lost. q.mu is held.
-func (q *Queue) silent() bool { return q.consumer != nil && !q.consumer.Alive() }
-
-// roomiest is the attachment with the smallest share of its window in use.
-func (q *Queue) roomiest(size int64) *Attachment {
-	if len(q.attachments) == 1 {
-		if a := q.attachments[0]; a.hasRoom(size) {
-			return a
-		}
-		return nil
-	}
-	var best *Attachment
-	load := 2.0
-	for _, a := range q.attachments {
-		if !a.hasRoom(size) {
-			continue
-		}
-		if l := float64(a.messages) / float64(a.window.Messages); l < load {
-			best, load = a, l
-		}
-	}
-	return best
-}
-
-func (q *Queue) lendTo(a *Attachment, p *partition, e *entry, now time.Duration, wall time.Time) {
-	id := q.instance.id(q.sequence.Add(1))
-	lease := q.leaseOf(a)
-	if due, ok := p.timers.next(); !ok || now+lease < due {
-		q.rearm()
-	}
-	p.lend(e, id, a, now, now+lease, now+max(lease, MaxLease))
-	q.touch(p)
-	q.leases.add(e)
-	a.messages++
-	a.bytes += int64(e.size)
-	a.pending = append(a.pending, Lease{ID: id, Record: e.record, Attempt: e.attempt(), Deadline: wall.Add(lease), LastFailure: e.failure()})
-}
-
-// leaseOf is how long events are lent to a.
-func (q *Queue) leaseOf(a *Attachment) time.Duration {
-	if a.options.Lease > 0 {
-		return a.options.Lease
-	}
-	return q.options.Lease
-}
-
-// touch notes that p must be committed. q.mu is held.
-func (q *Queue) touch(p *partition) {
-	p.version++
-	if p.version == p.committed+1 {
-		wake(q.commitWake)
-	}
-	if p.source != nil { // committed together
-		q.touch(p.source)
-	}
-}
-
-// rearm tells the timer loop when to wake. q.mu is held.
-func (q *Queue) rearm() { wake(q.timerWake) }
-
-// timerLoop ends leases that ran out and makes retries ready.
-func (q *Queue) timerLoop() {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		q.mu.Lock()
-		next := q.onTime()
-		q.mu.Unlock()
-		q.pace()
-		timer.Reset(next)
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-timer.C:
-		case <-q.timerWake:
-		}
-	}
-}
-
-// onTime does what is due and says how long until the next is. q.mu is held.
-func (q *Queue) onTime() time.Duration {
-	now := q.now()
-	for _, p := range q.rotation {
-		for e := p.timers.first(now); e != nil; e = p.timers.first(now) {
-			switch e.state {
-			case lent:
-				if e.holder.unsend(e.lease) {
-					q.unlend(p, e)
-					continue
-				}
-				if a := e.holder; a.options.AutoExtend && a.detached == nil && e.due < e.until && !e.cancelled {
-					p.extend(e, now+q.leaseOf(a))
-					continue
-				}
-				q.expired.add(e.lease)
-				q.metrics.settled("expired", 1)
-				e.holder.revoke(e.lease, "the lease ran out")
-				q.failed(p, e, "the lease ran out before the event was settled", -1)
-			case burying:
-				p.timers.clear(e)
-				q.unburied = append(q.unburied, e)
-				wake(q.letterWake)
-			default:
-				q.released(p, e, now)
-			}
-		}
-	}
-	q.dispatch()
-	wait := time.Hour
-	for _, p := range q.rotation {
-		if due, ok := p.timers.next(); ok {
-			wait = min(wait, due-now)
-		}
-	}
-	return max(wait, 0)
-}
-
-// failed ends a lease without success: again after delay (negative: when the
-// retry policy says), or to the dead letters when that was the last attempt.
-func (q *Queue) failed(p *partition, e *entry, why string, delay time.Duration) {
-	if q.shared != nil {
-		q.failedShared(p, e, why, delay)
-		return
-	}
-	now := q.now()
-	q.takeBack(e)
-	q.touch(p)
-	reason := ""
-	switch {
-	case q.options.Retry.Exhausted(e.attempt()):
-		reason = reasonExhausted
-	case now-e.firstLent > q.options.Retry.MaxBlock:
-		reason = reasonBlocked
-	}
-	// Without a token it goes on being tried: a consumer that succeeds at nothing
-	// must not flush the topic into the dead letters.
-	if reason != "" && q.budget.take() {
-		q.bury(p, e, reason, why)
-		return
-	}
-	if delay < 0 {
-		delay = q.options.Retry.Delay(e.attempt(), rand.Float64())
-	}
-	due := now + delay
-	if e.cancelled || delay > q.options.Retry.HoldLimit {
-		e.tell().failure = why
-		if q.longWait(p, e, due, now) {
-			return
-		}
-	}
-	if next, ok := p.timers.next(); !ok || due < next {
-		q.rearm()
-	}
-	p.retryAt(e, due, why)
-}
-
-// takeBack ends e's lease on the holder's side.
-func (q *Queue) takeBack(e *entry) {
-	q.leases.remove(e)
-	if a := e.holder; a != nil {
-		a.messages--
-		a.bytes -= int64(e.size)
-	}
-	if q.waiters > 0 && (q.leases.count == 0 || e.tracker.lent <= 1) {
-		q.signal()
-	}
-}
-
-// unlend takes back an event that was lent but never left the queue: it was no attempt.
-func (q *Queue) unlend(p *partition, e *entry) {
-	q.takeBack(e)
-	p.unlendUnseen(e)
-}
-
-// checkRoom wakes the loop that paces when a paused partition has room again. q.mu is held.
-func (q *Queue) checkRoom() {
-	share, now := int64(-1), time.Duration(0)
-	for _, p := range q.rotation {
-		if !p.paused {
-			continue
-		}
-		if share < 0 {
-			share, now = q.share(), q.now()
-		}
-		if p.roomy(share, now, q.options.Retry.HoldLimit) {
-			wake(q.timerWake)
-			return
-		}
 	}
 }
 

@@ -91,7 +91,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 			r.queue.expect(qs.expected(o.Name))
 			r.users = 1
 			r.queue.desired = qs.desired[o.Name]
-			r.queue.begun = qs.hasBegun(o.Name)
+			r.queue.begun = qs.begun
 			qs.running[o.Name] = r
 			qs.mu.Unlock()
 			r.err = r.queue.open(ctx)

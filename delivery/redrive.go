@@ -33,33 +33,10 @@ type redrives struct {
 	told     uint64         // counts the times that there was something to look for
 }
 
-// redriven remembers the latest records of a redrive partition.
-type redriven struct {
-	met  map[redrivenID]struct{}
-	ring []redrivenID
-	at   int
-}
-
 // redrivenID names what a job wrote, however often it did.
 type redrivenID struct {
 	job, from string
 	offset    int64
-}
-
-// again reports whether id was met, and remembers it.
-func (r *redriven) again(id redrivenID) bool {
-	if _, met := r.met[id]; met {
-		return true
-	}
-	if len(r.ring) < redrivenSeen {
-		r.ring = append(r.ring, id)
-	} else {
-		delete(r.met, r.ring[r.at])
-		r.ring[r.at] = id
-		r.at = (r.at + 1) % redrivenSeen
-	}
-	r.met[id] = struct{}{}
-	return false
 }
 
 // lookAgain tells the queue that there are redrive topics of these sources.
@@ -175,9 +152,9 @@ func (q *Queue) takeRedriven(p *partition, offset int64, origin *event.Record, a
 		return
 	}
 	if p.redriven == nil {
-		p.redriven = &redriven{met: map[redrivenID]struct{}{}}
+		p.redriven = &recent[redrivenID]{most: redrivenSeen}
 	}
-	if v.skip || p.redriven.again(redrivenID{a.job, a.from, origin.Offset}) {
+	if v.skip || !p.redriven.add(redrivenID{a.job, a.from, origin.Offset}) {
 		p.pass(offset)
 		q.touch(p)
 		return

@@ -4,8 +4,29 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
+
+	"github.com/postern-dev/postern/event"
 )
+
+// headerBegun has State.Desired.Begun beside a subscription's record and not in it:
+// the record, and with it the etag, are what people said.
+const headerBegun = "postern-begun"
+
+func begunHeaders(begun uint64) []event.Header {
+	if begun == 0 {
+		return nil
+	}
+	return []event.Header{{Name: headerBegun, Value: strconv.AppendUint(nil, begun, 10)}}
+}
+
+// begunOf reads it; 0 where it is not there or cannot be read, as it is before it is known.
+func begunOf(r *event.Record) uint64 {
+	text, _ := r.Header(headerBegun)
+	begun, _ := strconv.ParseUint(string(text), 10, 64)
+	return begun
+}
 
 // NoteBegun has it kept that the group of a subscription has commits which follow
 // the seek of epoch (delivery.Desired.Begun). It returns at once. A subscription
@@ -51,10 +72,15 @@ func (r *Registry) begunOnce(ctx context.Context) error {
 	r.mu.Lock()
 	todo := maps.Clone(r.begun)
 	for name := range r.begun {
-		if kept := r.store.Get(name); r.entries[name] == nil || kept != nil && kept.Err != nil {
-			delete(r.begun, name) // inline, deleted, or a newer gateway's
-			delete(todo, name)
+		kept := r.store.Get(name)
+		switch {
+		case r.entries[name] == nil, kept != nil && kept.Err != nil: // inline, deleted, or a newer gateway's
+		case kept != nil && kept.State.Desired.Begun >= todo[name]: // a write would fence others for nothing
+		default:
+			continue
 		}
+		delete(r.begun, name)
+		delete(todo, name)
 	}
 	r.mu.Unlock()
 	for part := range slices.Chunk(slices.Sorted(maps.Keys(todo)), declareTogether) {

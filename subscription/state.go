@@ -52,7 +52,6 @@ type stored struct {
 	Paused       bool            `json:"paused,omitempty"`
 	SeekEpoch    uint64          `json:"seek_epoch,omitempty"`
 	Seeks        []storedSeek    `json:"seeks,omitempty"`
-	Begun        uint64          `json:"begun,omitempty"`
 	Subscription json.RawMessage `json:"subscription"` // protojson of postern.v1.Subscription, what was declared only
 }
 
@@ -80,7 +79,7 @@ func (s *State) encode() ([]byte, error) {
 	}
 	w := stored{
 		Format: stateFormat, DeclaredIn: "api", Generation: s.Generation, Revision: s.Revision, Created: s.Created.UTC(), Updated: s.Updated.UTC(),
-		Paused: s.Desired.Paused, SeekEpoch: s.Desired.SeekEpoch, Seeks: encodeSeeks(s.Desired.Seeks), Begun: s.Desired.Begun, Subscription: compact.Bytes(),
+		Paused: s.Desired.Paused, SeekEpoch: s.Desired.SeekEpoch, Seeks: encodeSeeks(s.Desired.Seeks), Subscription: compact.Bytes(),
 	}
 	if s.DeclaredIn == posternv1.DeclaredIn_DECLARED_IN_FILE {
 		w.DeclaredIn = "file"
@@ -157,7 +156,7 @@ func decodeState(name string, value []byte) (*State, error) {
 	}
 	s := &State{
 		Spec: spec, DeclaredIn: posternv1.DeclaredIn_DECLARED_IN_API, Generation: w.Generation, Revision: w.Revision, Created: w.Created, Updated: w.Updated,
-		Desired: delivery.Desired{Paused: w.Paused, SeekEpoch: w.SeekEpoch, Begun: w.Begun},
+		Desired: delivery.Desired{Paused: w.Paused, SeekEpoch: w.SeekEpoch},
 	}
 	if w.DeclaredIn == "file" {
 		s.DeclaredIn = posternv1.DeclaredIn_DECLARED_IN_FILE
@@ -191,32 +190,6 @@ func decodeSeeks(all []storedSeek) (map[broker.TopicPartition]delivery.Seek, err
 		}
 	}
 	return seeks, nil
-}
-
-// onlyBegan reports whether s is old but for what gateways note of its progress.
-func (s *State) onlyBegan(old *State) bool {
-	if s.Desired.Begun == old.Desired.Begun {
-		return false
-	}
-	was := *old
-	was.Desired.Begun = s.Desired.Begun
-	a, errA := s.encode()
-	b, errB := was.encode()
-	return errA == nil && errB == nil && bytes.Equal(a, b)
-}
-
-// etag names what s says to people: what gateways note of its progress is no change.
-func (s *State) etag(record []byte) string {
-	if s.Desired.Begun == 0 {
-		return etagOf(record)
-	}
-	said := *s
-	said.Desired.Begun = 0
-	b, err := said.encode()
-	if err != nil {
-		return etagOf(record)
-	}
-	return etagOf(b)
 }
 
 // etagOf names what a record says; two records that differ have two.

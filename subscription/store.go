@@ -108,7 +108,7 @@ func (s *Store) Take(r *event.Record) {
 	default:
 		k := &Kept{Name: name, Etag: etagOf(r.Value)}
 		if k.State, k.Err = decodeState(name, r.Value); k.State != nil {
-			k.Etag = k.State.etag(r.Value)
+			k.State.Desired.Begun = begunOf(r)
 		}
 		all[name] = k
 	}
@@ -249,13 +249,14 @@ func (s *Store) decide(name string, change func(name string, old *Kept) (*State,
 	written.Revision, written.Created = 1, written.Updated
 	if old != nil {
 		written.Revision, written.Created = old.Revision+1, old.Created
-		if state.onlyBegan(old) {
+		if state.Desired.Begun != old.Desired.Begun { // a gateway's note of what it did, and no change
 			written.Revision, written.Updated = old.Revision, old.Updated
 		}
 	}
 	if r.Value, err = written.encode(); err != nil {
 		return nil, fault.New(fault.InvalidArgument, "%w", err)
 	}
+	r.Headers = begunHeaders(state.Desired.Begun)
 	return r, nil
 }
 

@@ -319,7 +319,7 @@ func TestSecondGatewayTakesOverWhatTheFirstHadAndNoEventIsLostOrOutOfOrder(t *te
 		k := i % 20
 		records = append(records, &event.Record{Topic: topic, Partition: int32(k % 4), Key: fmt.Append(nil, "k", k), Value: fmt.Append(nil, i/20)})
 	}
-	cluster.Put(records...)
+	cluster.Put(records[:n/2]...)
 	first, second := start(t, cluster, nil), start(t, cluster, nil)
 	a := first.subscribe(inline(group, topic))
 	next := map[string]int{}
@@ -344,10 +344,26 @@ func TestSecondGatewayTakesOverWhatTheFirstHadAndNoEventIsLostOrOutOfOrder(t *te
 		take(a, a.next())
 	}
 	b := second.subscribe(inline(group, topic)) // partitions move while events flow
+	joined := make(chan struct{})
+	go func() { // what is read at once would be settled before the second one is there
+		defer close(joined)
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for end := time.After(patience); !shared(members(t, second, group), 2, 2); {
+			select {
+			case <-ticker.C:
+			case <-end:
+				return
+			}
+		}
+	}()
 	seenB := 0
 	stopA := false
 	for done < n {
 		select {
+		case <-joined:
+			joined = nil
+			cluster.Put(records[n/2:]...)
 		case d := <-a.events:
 			take(a, d)
 		case d := <-b.events:

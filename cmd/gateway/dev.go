@@ -82,12 +82,13 @@ func (d *dev) run(ctx context.Context, c *cobra.Command, load *loader) (err erro
 		}
 		return settings, err
 	}
+	known := config.ContentOf(load.file)
 	settings, err := read()
 	if err != nil {
 		return err
 	}
 	log := telemetry.NewLogger(settings.Telemetry.Log)
-	return serve(ctx, settings, log, reloading{load.file, read}, func(g *gateway.Gateway) {
+	return serve(ctx, settings, log, reloading{load.file, known, read}, func(g *gateway.Gateway) {
 		d.banner(os.Stdout, g, broker, registryURL, time.Since(began))
 	})
 }

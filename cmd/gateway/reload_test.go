@@ -49,7 +49,7 @@ func TestWrongConfigurationIsToldAndTheLastGoodOneStands(t *testing.T) {
 	put("kafka: {brokers: ['a:1']}\n")
 	used := make(chan config.Config, 10)
 	log := &lines{wrote: make(chan struct{}, 1)}
-	r := reloading{path, func() (config.Config, error) { return config.Load(path, nil, nil) }}
+	r := reloading{path, config.ContentOf(path), func() (config.Config, error) { return config.Load(path, nil, nil) }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

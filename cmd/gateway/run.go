@@ -31,12 +31,13 @@ in the log, and the last good one stands. Other settings need a restart.`,
 		Example: "  postern run --config gateway.yaml\n  postern run --kafka-brokers kafka-1:9092,kafka-2:9092",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			known := config.ContentOf(load.file)
 			settings, err := load.load(c)
 			if err != nil {
 				return err
 			}
 			log := telemetry.NewLogger(settings.Telemetry.Log)
-			reload := reloading{load.file, func() (config.Config, error) { return load.load(c) }}
+			reload := reloading{load.file, known, func() (config.Config, error) { return load.load(c) }}
 			return serve(c.Context(), settings, log, reload, func(g *gateway.Gateway) {
 				log.Info("postern is up", "version", buildVersion(), "instance", g.Instance(),
 					"http", g.Addrs().HTTP, "grpc", g.Addrs().GRPC, "admin", g.Addrs().Admin, "kafka", settings.Kafka.Brokers)
@@ -64,8 +65,9 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, r relo
 
 // reloading reads the configuration anew when its file changes, and on SIGHUP.
 type reloading struct {
-	file string // "": there is none
-	load func() (config.Config, error)
+	file  string         // "": there is none
+	known config.Content // what it held before it was last read
+	load  func() (config.Config, error)
 }
 
 func (r reloading) run(ctx context.Context, log *slog.Logger, use func(config.Config) error) {
@@ -83,7 +85,7 @@ func (r reloading) run(ctx context.Context, log *slog.Logger, use func(config.Co
 	defer work.Wait()
 	if r.file != "" {
 		work.Go(func() {
-			if err := config.Watch(ctx, r.file, want); err != nil {
+			if err := config.Watch(ctx, r.file, r.known, want); err != nil {
 				log.Warn("the configuration's file is not watched: send SIGHUP after a change", "error", err)
 			}
 		})

@@ -18,10 +18,12 @@ import (
 // deploys write it in several steps.
 const settle = 200 * time.Millisecond
 
-// Watch calls changed whenever the file at path has other content than before,
-// until ctx ends. It watches the folder, because editors replace the file, and
-// Kubernetes the folder that it is a link to.
-func Watch(ctx context.Context, path string, changed func()) error {
+// Watch calls changed whenever the file at path has other content than known, and
+// then than before, until ctx ends. Known is what it held before it was last read:
+// what is written between that reading and this call is a change like any other.
+// It watches the folder, because editors replace the file, and Kubernetes the
+// folder that it is a link to.
+func Watch(ctx context.Context, path string, known Content, changed func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
@@ -30,9 +32,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	if err := w.Add(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
 	}
-	known := content(path)
 	quiet := time.NewTimer(settle)
-	quiet.Stop()
 	defer quiet.Stop()
 	for {
 		select {
@@ -49,7 +49,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 			}
 			quiet.Reset(settle)
 		case <-quiet.C:
-			if now := content(path); now != known && now != "" {
+			if now := ContentOf(path); now != known && now != "" {
 				known = now
 				changed()
 			}
@@ -57,9 +57,12 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	}
 }
 
-// content names what a file holds; "" when it cannot be read, as between two
-// steps of its replacement.
-func content(path string) string {
+// Content names what a file holds; "" when it cannot be read, as between two steps
+// of its replacement.
+type Content string
+
+// ContentOf is what the file at path holds now.
+func ContentOf(path string) Content {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -69,7 +72,7 @@ func content(path string) string {
 	if _, err := io.Copy(h, io.LimitReader(f, maxFile+1)); err != nil {
 		return ""
 	}
-	return string(h.Sum(nil))
+	return Content(h.Sum(nil))
 }
 
 // NeedRestart names the settings at the top level that differ between c and next

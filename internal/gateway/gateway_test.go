@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,7 +48,35 @@ func start(t *testing.T, cluster *brokertest.Cluster, change func(*config.Config
 // startWith runs a gateway of the configuration.
 func startWith(t *testing.T, c config.Config) *running {
 	t.Helper()
-	return startLogged(t, c, slog.New(slog.DiscardHandler))
+	said := &lastWords{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the gateway's log:\n%s", said)
+		}
+	})
+	return startLogged(t, c, slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelInfo})))
+}
+
+// lastWords keeps the end of a log, for tests that fail.
+type lastWords struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (l *lastWords) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, b...)
+	if over := len(l.text) - 16<<10; over > 16<<10 {
+		l.text = slices.Clone(l.text[over:])
+	}
+	return len(b), nil
+}
+
+func (l *lastWords) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text)
 }
 
 func startLogged(t *testing.T, c config.Config, log *slog.Logger) *running {
@@ -158,6 +189,7 @@ func (r *running) publish(topic, key, data string) *posternv1.Position {
 // stream is an open Subscribe, its frames sorted into channels.
 type stream struct {
 	t        *testing.T
+	status   func() string // of the subscription, for tests that fail
 	raw      grpc.BidiStreamingClient[posternv1.SubscribeRequest, posternv1.SubscribeResponse]
 	opened   *posternv1.Opened
 	events   chan *posternv1.Delivery
@@ -185,6 +217,10 @@ func (r *running) subscribe(open *posternv1.Open) *stream {
 	}
 	s := &stream{
 		t: r.t, raw: raw, opened: first.GetOpened(), cancel: cancel,
+		status: func() string {
+			st, err := r.subscriptions().GetSubscriptionStatus(r.t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: open.Subscription})
+			return fmt.Sprint(st, err)
+		},
 		events: make(chan *posternv1.Delivery, 100_000), receipts: make(chan *posternv1.Receipts, 10_000),
 		revoked: make(chan *posternv1.Revoked, 1000), drained: make(chan *posternv1.Drain, 1), beats: make(chan *posternv1.Heartbeat, 1000), ended: make(chan error, 1),
 	}
@@ -229,7 +265,7 @@ func (s *stream) next() *posternv1.Delivery {
 	case err := <-s.ended:
 		s.t.Fatalf("the stream ended: %v", err)
 	case <-time.After(patience):
-		s.t.Fatal("no delivery came")
+		s.t.Fatalf("no delivery came: %s", s.status())
 	}
 	return nil
 }
@@ -266,7 +302,7 @@ func (s *stream) receipt() *posternv1.Receipts {
 	case err := <-s.ended:
 		s.t.Fatalf("the stream ended: %v", err)
 	case <-time.After(patience):
-		s.t.Fatal("no receipt came")
+		s.t.Fatalf("no receipt came: %s", s.status())
 	}
 	return nil
 }

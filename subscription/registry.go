@@ -45,6 +45,10 @@ type Registry struct {
 	begunWake chan struct{}
 	wake      chan struct{}
 	ready     chan struct{} // closed when watchers were told of everything that was there at the start
+	news      uint64        // counts what there was to tell watchers of
+	told      uint64        // as many of news as they were told of
+	telling   chan struct{} // closed, and made anew, when told grows
+	over      chan struct{} // closed when nobody tells them any more
 	watchers  []func(name string, was, is *Entry)
 }
 
@@ -66,6 +70,7 @@ type Entry struct {
 func NewRegistry(file []Spec, ledger Ledger, log *slog.Logger) (*Registry, error) {
 	r := &Registry{
 		log: log, entries: map[string]*Entry{}, notified: map[string]*Entry{}, changed: map[string]bool{}, begun: map[string]uint64{}, begunWake: make(chan struct{}, 1), wake: make(chan struct{}, 1), ready: make(chan struct{}),
+		telling: make(chan struct{}), over: make(chan struct{}),
 	}
 	if ledger != nil {
 		r.store = NewStore(ledger, log, r.refresh)
@@ -110,6 +115,7 @@ func (r *Registry) Watch(watcher func(name string, was, is *Entry)) {
 func (r *Registry) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer close(r.over)
 	var failed error
 	var work sync.WaitGroup
 	if r.store != nil {
@@ -169,6 +175,7 @@ func (r *Registry) hasFile() bool {
 // tell calls the watchers for what changed since the last time.
 func (r *Registry) tell() {
 	r.mu.Lock()
+	news := r.news
 	names := slices.Sorted(maps.Keys(r.changed))
 	clear(r.changed)
 	type change struct {
@@ -194,6 +201,37 @@ func (r *Registry) tell() {
 			watcher(c.name, c.was, c.is)
 		}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told != news {
+		r.told = news
+		close(r.telling)
+		r.telling = make(chan struct{})
+	}
+}
+
+// Update changes what is kept under name, as Store.Update does. Once it returns, the
+// change is in force on this gateway; the others follow within a second.
+func (r *Registry) Update(ctx context.Context, name string, change func(old *Kept) (*State, error)) error {
+	if _, err := r.store.Update(ctx, name, change); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for news := r.news; r.told < news; {
+		telling := r.telling
+		r.mu.Unlock()
+		select {
+		case <-telling:
+		case <-r.over: // it stops: nothing is delivered any more
+		case <-ctx.Done(): // it is kept, whether the caller waits or not
+		}
+		r.mu.Lock()
+		if telling == r.telling {
+			break
+		}
+	}
+	return nil
 }
 
 // refresh finds out anew what is to be said of names.
@@ -222,6 +260,7 @@ func (r *Registry) refresh(names []string) {
 			r.entries[name] = e
 		}
 		r.changed[name] = true
+		r.news++
 	}
 	select {
 	case r.wake <- struct{}{}:
@@ -329,6 +368,9 @@ func fileEtag(declared *Spec, record string) string {
 	}
 	return etagOf(append(b, record...))
 }
+
+// Known gives what there is under name, nil without, and waits for nothing.
+func (r *Registry) Known(name string) *Entry { return r.get(name) }
 
 // get gives the entry of name, nil without one.
 func (r *Registry) get(name string) *Entry {

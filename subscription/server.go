@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/fault"
 	"github.com/postern-dev/postern/internal/setting"
 	"github.com/postern-dev/postern/internal/wire"
@@ -29,6 +30,8 @@ type Parts struct {
 	Letters  Letters
 	Jobs     Jobs
 	Reporter Reporter
+	// Endpoint says what holds up a push endpoint that has left its queue; a zero Kind: nothing.
+	Endpoint func(name string) delivery.Cause
 }
 
 // Server is the gRPC service Subscriptions. Requests come validated.
@@ -157,7 +160,7 @@ func (s *Server) CreateSubscription(ctx context.Context, request *posternv1.Crea
 		}
 		return spec.ToProto(), nil
 	}
-	if _, err := store.Update(ctx, name, func(old *Kept) (*State, error) {
+	if err := s.Registry.Update(ctx, name, func(old *Kept) (*State, error) {
 		if err := vacant(old); err != nil {
 			return nil, err
 		}
@@ -277,7 +280,7 @@ func (s *Server) UpdateSubscription(ctx context.Context, request *posternv1.Upda
 		}
 		return state.Spec.ToProto(), nil
 	}
-	if _, err := store.Update(ctx, name, change); err != nil {
+	if err := s.Registry.Update(ctx, name, change); err != nil {
 		return nil, err
 	}
 	return s.answer(ctx, name)
@@ -329,11 +332,10 @@ func (s *Server) DeleteSubscription(ctx context.Context, request *posternv1.Dele
 	if err := s.check(ctx, authz.Manage, name); err != nil {
 		return nil, err
 	}
-	store, err := s.store(ctx)
-	if err != nil {
+	if _, err := s.store(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := store.Update(ctx, name, func(old *Kept) (*State, error) {
+	if err := s.Registry.Update(ctx, name, func(old *Kept) (*State, error) {
 		e := s.Registry.get(name)
 		if e != nil && e.DeclaredIn == posternv1.DeclaredIn_DECLARED_IN_FILE && e.Problem != nil && old != nil && old.Err == nil {
 			if tag := request.GetEtag(); tag != "" && tag != e.Etag {

@@ -38,11 +38,10 @@ func (s *Server) steer(ctx context.Context, name, etag string, change func(deliv
 	case e.Problem != nil && !fault.Is(e.Problem, fault.UnknownSubscription): // one of another gateway's file can be steered from here
 		return nil, e.Problem
 	}
-	store, err := s.store(ctx)
-	if err != nil {
+	if _, err := s.store(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := store.Update(ctx, name, func(old *Kept) (*State, error) {
+	if err := s.Registry.Update(ctx, name, func(old *Kept) (*State, error) {
 		e := s.Registry.get(name)
 		if e == nil {
 			return nil, fault.New(fault.UnknownSubscription, "no subscription is called %q", name).With("subscription", name)

@@ -224,6 +224,7 @@ func TestWebhookCreatedChangedAndDeletedThroughTheAPIStartsMovesAndStops(t *test
 		t.Fatal(err)
 	}
 	g.publish(topic, "anna", "2")
+	defer func() { t.Logf("%d and %d requests", first.Load(), second.Load()) }()
 	eventually(t, "a request at the new URL", func() bool { return second.Load() == 1 })
 	if _, err := g.subscriptions().DeleteSubscription(t.Context(), &posternv1.DeleteSubscriptionRequest{Name: name}); err != nil {
 		t.Fatal(err)

@@ -35,6 +35,9 @@ func (s *Server) GetSubscriptionStatus(ctx context.Context, request *posternv1.G
 			return nil, err
 		}
 	}
+	if s.Endpoint != nil && report.Cause.Kind == 0 {
+		report.Cause = s.Endpoint(e.Spec.Name)
+	}
 	rebalancing := false
 	describe := s.Kafka.Group
 	if of.Order == delivery.OrderQueue {

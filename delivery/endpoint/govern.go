@@ -7,8 +7,10 @@ import (
 )
 
 // govern changes the window when time does: at the end of a pause, for a probe,
-// with the next token; and asks for consent when that is due.
-func (p *Pusher) govern(ctx context.Context) {
+// with the next token; asks for consent when that is due; and calls leave
+// when the endpoint was disabled for long.
+func (p *Pusher) govern(ctx context.Context, leave func()) {
+	var disabled time.Time // since when; zero: it is not
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	timer := time.NewTimer(time.Hour)
@@ -28,6 +30,17 @@ func (p *Pusher) govern(ctx context.Context) {
 		wait := time.Hour
 		if !next.IsZero() {
 			wait = max(next.Sub(now), 0)
+		}
+		switch {
+		case status.State != Disabled:
+			disabled = time.Time{}
+		case disabled.IsZero():
+			disabled = now
+			wait = min(wait, disabledRest)
+		case now.Sub(disabled) < disabledRest:
+			wait = min(wait, disabledRest-now.Sub(disabled))
+		default:
+			leave()
 		}
 		timer.Reset(wait)
 		select {
@@ -94,6 +107,12 @@ func (p *Pusher) CalledBack(key string, perMinute int) bool {
 	return ok
 }
 
+// Recall takes over what was saved of the endpoint, for a pusher that does not run.
+func (p *Pusher) Recall(r Record) {
+	r.Instance = "" // even if it was saved here
+	p.apply(r)
+}
+
 // apply obeys what another instance, or a person, made of the endpoint.
 func (p *Pusher) apply(r Record) {
 	if r.Instance == p.env.Instance {
@@ -148,6 +167,9 @@ func (p *Pusher) tell(c Change, byHand bool, now time.Time) {
 		p.env.States.Save(record)
 	}
 	p.metrics.health(status.State, status.Limit)
+	if c.From != c.To {
+		wake(p.wakeGovernor)
+	}
 	if c.Notice == "" {
 		return
 	}

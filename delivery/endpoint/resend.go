@@ -56,20 +56,6 @@ func (p *Pusher) consented() bool {
 	return !p.health.waitsForConsent()
 }
 
-// Ready waits until the endpoint takes events; false when ctx ends first.
-func (p *Pusher) Ready(ctx context.Context) bool {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for p.Status().State != Active {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-ticker.C:
-		}
-	}
-	return true
-}
-
 // record writes what the log of attempts keeps.
 func (p *Pusher) record(leases []delivery.Lease, parcel *Parcel, answer Answer, span trace.SpanContext, began time.Time) []Attempt {
 	attempts := make([]Attempt, len(leases))

@@ -26,7 +26,8 @@ func causeOf(s Status, o Options) delivery.Cause {
 	}
 	switch s.State {
 	case Disabled:
-		return say(delivery.CauseEndpointDisabled, "The endpoint is disabled: %s. Nothing is sent until somebody enables it (postern webhooks enable %s).", s.Reason, o.Subscription)
+		c := WhyDisabled(o.Subscription, s.Reason)
+		return say(c.Kind, "%s", c.Summary)
 	case Throttled:
 		return say(delivery.CauseEndpointThrottled, "The endpoint asked to be left alone until %s: %s.", s.Until.UTC().Format(time.RFC3339), s.Reason)
 	case Open:
@@ -43,4 +44,12 @@ func causeOf(s Status, o Options) delivery.Cause {
 		return c
 	}
 	return delivery.Cause{}
+}
+
+// WhyDisabled is the cause that a disabled endpoint is, whether it runs here or not.
+func WhyDisabled(subscription, reason string) delivery.Cause {
+	return delivery.Cause{
+		Kind:    delivery.CauseEndpointDisabled,
+		Summary: fmt.Sprintf("The endpoint is disabled: %s. Nothing is sent until somebody enables it (postern webhooks enable %s).", reason, subscription),
+	}
 }

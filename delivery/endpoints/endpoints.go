@@ -17,10 +17,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/delivery/endpoint"
 	"github.com/postern-dev/postern/event"
 )
@@ -85,11 +87,16 @@ func (e *Endpoints) States() endpoint.StateLog { return e.states }
 // Notices takes operational events.
 func (e *Endpoints) Notices() endpoint.NoticeLog { return e.journal }
 
-// Begin notes that a pusher runs here, and waits until the state that was saved
-// of its endpoint is known, so that nothing is sent to one that is disabled. It
-// gives up with ctx. The returned function notes the pusher's end.
-func (e *Endpoints) Begin(ctx context.Context, name string, p *endpoint.Pusher) (end func()) {
-	e.states.await(ctx)
+// Await waits until the states that were saved are known, so that nothing is sent
+// to an endpoint that is disabled. It gives up with ctx, and after a while.
+func (e *Endpoints) Await(ctx context.Context) { e.states.await(ctx) }
+
+// WhenEnabled has enabled called when an endpoint is not disabled any more, whoever
+// enabled it. It must not block. Before Run.
+func (e *Endpoints) WhenEnabled(enabled func(name string)) { e.states.enabled = enabled }
+
+// Begin notes that a pusher runs here. The returned function notes its end.
+func (e *Endpoints) Begin(name string, p *endpoint.Pusher) (end func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.running[name] = p
@@ -102,11 +109,43 @@ func (e *Endpoints) Begin(ctx context.Context, name string, p *endpoint.Pusher) 
 	}
 }
 
+// WhyDisabled says that an endpoint is disabled and why, for it is in no queue that
+// could tell; a zero Kind: it is not.
+func (e *Endpoints) WhyDisabled(name string) delivery.Cause {
+	if p := e.pusher(name); p != nil {
+		if why := p.Why(); why.Kind == delivery.CauseEndpointDisabled {
+			return why
+		}
+		return delivery.Cause{}
+	}
+	if r, ok := e.states.get(name); ok && r.State == endpoint.Disabled {
+		return endpoint.WhyDisabled(name, r.Reason)
+	}
+	return delivery.Cause{}
+}
+
 // pusher gives the one that runs here.
 func (e *Endpoints) pusher(name string) *endpoint.Pusher {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.running[name]
+}
+
+// ready waits until the endpoint takes events, whoever enables it meanwhile, and
+// gives its pusher; nil when ctx ends first.
+func (e *Endpoints) ready(ctx context.Context, name string) *endpoint.Pusher {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		if p := e.pusher(name); p != nil && p.Status().State == endpoint.Active {
+			return p
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
 }
 
 // names lists the endpoints that run here or have a state, in order.

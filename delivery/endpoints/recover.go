@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/postern-dev/postern/authz"
 	"github.com/postern-dev/postern/delivery/endpoint"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
@@ -23,9 +24,11 @@ const (
 func (s *Server) RecoverEndpoint(request *posternv1.RecoverEndpointRequest, stream grpc.ServerStreamingServer[posternv1.RecoverEndpointResponse]) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	p, err := s.here(ctx, request.GetName())
-	if err != nil {
+	if err := s.allowed(ctx, authz.Manage, request.GetName()); err != nil {
 		return err
+	}
+	if s.endpoints.pusher(request.GetName()) == nil {
+		return s.elsewhere(request.GetName())
 	}
 	places, err := s.lost(ctx, request)
 	if err != nil {
@@ -54,7 +57,8 @@ func (s *Server) RecoverEndpoint(request *posternv1.RecoverEndpointRequest, stre
 		case <-s.draining:
 			return fault.New(fault.ShuttingDown, "the gateway is stopping: recover again from another instance")
 		}
-		if !p.Ready(ctx) {
+		p := s.endpoints.ready(ctx, request.GetName())
+		if p == nil {
 			return ctx.Err()
 		}
 		if err := s.recoverOne(ctx, p, at, progress); err != nil {

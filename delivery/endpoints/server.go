@@ -23,12 +23,14 @@ type Server struct {
 	policy    authz.Policy
 	// topicsOf names the topics of a declared subscription, for recovering.
 	topicsOf func(ctx context.Context, name string) ([]string, error)
+	// resting makes the pusher of a declared endpoint that is paused or disabled, nil without one.
+	resting  func(name string) (*endpoint.Pusher, error)
 	draining <-chan struct{}
 }
 
 // NewServer makes the service. draining is closed when the gateway begins to stop.
-func NewServer(e *Endpoints, policy authz.Policy, topicsOf func(context.Context, string) ([]string, error), draining <-chan struct{}) *Server {
-	return &Server{endpoints: e, policy: policy, topicsOf: topicsOf, draining: draining}
+func NewServer(e *Endpoints, policy authz.Policy, topicsOf func(context.Context, string) ([]string, error), resting func(string) (*endpoint.Pusher, error), draining <-chan struct{}) *Server {
+	return &Server{endpoints: e, policy: policy, topicsOf: topicsOf, resting: resting, draining: draining}
 }
 
 func (s *Server) allowed(ctx context.Context, verb authz.Verb, name string) error {
@@ -128,26 +130,43 @@ func (s *Server) byHand(ctx context.Context, name string, state endpoint.State, 
 	return s.described(name)
 }
 
-// here gives the pusher of an endpoint, which must run on this instance.
-func (s *Server) here(ctx context.Context, name string) (*endpoint.Pusher, error) {
+// here gives the pusher of an endpoint that is declared on this instance, at work or
+// at rest; done lets go of it.
+func (s *Server) here(ctx context.Context, name string) (p *endpoint.Pusher, done func(), err error) {
 	if err := s.allowed(ctx, authz.Manage, name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if p := s.endpoints.pusher(name); p != nil {
-		return p, nil
+		return p, func() {}, nil
 	}
+	p, err = s.resting(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if p == nil {
+		return nil, nil, s.elsewhere(name)
+	}
+	if r, ok := s.endpoints.states.get(name); ok {
+		p.Recall(r)
+	}
+	return p, p.Close, nil
+}
+
+// elsewhere says why an endpoint has no pusher here.
+func (s *Server) elsewhere(name string) error {
 	if _, err := s.described(name); err != nil {
-		return nil, err
+		return err
 	}
-	return nil, fault.New(fault.UnknownSubscription, "the endpoint of %s does not run on this instance: resume it if it is paused, else ask an instance that has it declared", name).With("subscription", name)
+	return fault.New(fault.UnknownSubscription, "the endpoint of %s does not run on this instance: resume or enable it if it is paused or disabled, else ask an instance that has it declared", name).With("subscription", name)
 }
 
 // TestEndpoint sends a sample.
 func (s *Server) TestEndpoint(ctx context.Context, request *posternv1.TestEndpointRequest) (*posternv1.TestEndpointResponse, error) {
-	p, err := s.here(ctx, request.GetName())
+	p, done, err := s.here(ctx, request.GetName())
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	id := rand.Text()
 	e := event.Event{
 		ID: id, Source: "/postern/" + s.endpoints.options.Instance, Type: "dev.postern.sample", Subject: request.GetName(), Time: time.Now().UTC(),
@@ -222,10 +241,11 @@ func attemptToProto(a endpoint.Attempt) *posternv1.Attempt {
 
 // ResendEvent pushes one event once more.
 func (s *Server) ResendEvent(ctx context.Context, request *posternv1.ResendEventRequest) (*posternv1.ResendEventResponse, error) {
-	p, err := s.here(ctx, request.GetName())
+	p, done, err := s.here(ctx, request.GetName())
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	at := wire.ToPosition(request.GetPosition())
 	r, err := s.fetch(ctx, at)
 	if err != nil {

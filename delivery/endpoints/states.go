@@ -23,6 +23,7 @@ type states struct {
 	wanted   chan struct{} // closed when somebody wants states
 	loaded   chan struct{} // closed when the topic was read to its end once, or cannot be
 	wake     chan struct{} // something is to be written
+	enabled  func(name string)
 
 	mu       sync.Mutex
 	want     bool
@@ -34,7 +35,7 @@ type states struct {
 func newStates(topic, instance string, t *topics, kafka *broker.Client, producer Producer, log *slog.Logger) *states {
 	return &states{
 		topic: topic, instance: instance, topics: t, kafka: kafka, producer: producer, log: log.With("topic", topic),
-		wanted: make(chan struct{}), loaded: make(chan struct{}), wake: make(chan struct{}, 1),
+		wanted: make(chan struct{}), loaded: make(chan struct{}), wake: make(chan struct{}, 1), enabled: func(string) {},
 		latest: map[string]endpoint.Record{}, watchers: map[string]func(endpoint.Record){}, pending: map[string]endpoint.Record{},
 	}
 }
@@ -94,11 +95,15 @@ func (s *states) Save(r endpoint.Record) {
 	s.need()
 	s.mu.Lock()
 	s.pending[r.Subscription] = r
+	before := s.latest[r.Subscription].State
 	s.latest[r.Subscription] = r
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
 	default:
+	}
+	if before == endpoint.Disabled && r.State != endpoint.Disabled {
+		s.enabled(r.Subscription)
 	}
 }
 
@@ -285,8 +290,12 @@ func (s *states) take(r *event.Record) {
 	name := string(r.Key)
 	if r.Value == nil {
 		s.mu.Lock()
+		before := s.latest[name].State
 		delete(s.latest, name)
 		s.mu.Unlock()
+		if before == endpoint.Disabled {
+			s.enabled(name)
+		}
 		return
 	}
 	state, err := endpoint.ParseRecord(r.Value)
@@ -296,11 +305,16 @@ func (s *states) take(r *event.Record) {
 	}
 	state.Subscription = name
 	s.mu.Lock()
+	before := s.latest[name].State
 	if _, ours := s.pending[name]; !ours {
 		s.latest[name] = state
 	}
+	enabled := before == endpoint.Disabled && s.latest[name].State != endpoint.Disabled
 	apply := s.watchers[name]
 	s.mu.Unlock()
+	if enabled {
+		s.enabled(name)
+	}
 	if apply != nil {
 		apply(state)
 	}

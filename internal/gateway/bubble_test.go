@@ -49,7 +49,7 @@ func inBubble(t testing.TB, cluster *brokertest.Cluster, network *kfake.VirtualN
 	b := &bubble{t: t, network: network, gateway: g, cancel: cancel, done: make(chan error, 1)}
 	go func() { b.done <- g.Run(ctx) }()
 	b.web = &http.Client{Transport: &http.Transport{DialContext: network.DialContext}}
-	b.conn, err = grpc.NewClient("passthrough:///127.0.0.1:7601", grpc.WithTransportCredentials(insecure.NewCredentials()),
+	b.conn, err = grpc.NewClient("passthrough:///"+c.Listen.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return network.DialContext(ctx, "tcp", address)
 		}))

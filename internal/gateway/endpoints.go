@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -27,6 +28,7 @@ func (g *Gateway) buildEndpoints(instance delivery.Instance) error {
 	g.hosts = endpoint.NewHosts(settings.RequestsPerHost)
 	g.endpoints = endpoints.New(endpoints.Options{Prefix: g.config.TopicsPrefix, Events: settings.EventsTopic, Attempts: settings.LogAttempts, Instance: instance.String()},
 		g.kafka, g.producer, g.log, g.telemetry.Meter)
+	g.endpoints.WhenEnabled(g.endpointEnabled)
 	return nil
 }
 
@@ -47,7 +49,7 @@ func (g *Gateway) topicsOf(ctx context.Context, name string) ([]string, error) {
 }
 
 func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
-	// What is paused or sought must be known before anything is lent.
+	// What is paused, disabled or sought must be known before anything is lent.
 	e, err := g.registry.Entry(ctx, spec.Name)
 	if err != nil {
 		return err
@@ -55,12 +57,9 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 	if e.Problem != nil {
 		return e.Problem
 	}
-	if e.Desired.Paused {
-		g.webhooks.end(spec.Name)
-		// It may have been resumed before it ended; nobody else begins it then.
-		if e, err := g.registry.Entry(ctx, spec.Name); err == nil && e.Problem == nil && !e.Desired.Paused {
-			g.webhooks.begin(e.Spec)
-		}
+	g.endpoints.Await(ctx)
+	if g.rests(e) {
+		g.webhookRests(ctx, spec.Name)
 		return nil
 	}
 	options := spec.Queue()
@@ -69,7 +68,7 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 		return err
 	}
 	defer pusher.Close()
-	defer g.endpoints.Begin(ctx, spec.Name, pusher)()
+	defer g.endpoints.Begin(spec.Name, pusher)()
 	queue, err := g.queues.Open(ctx, options)
 	if err != nil {
 		return err
@@ -82,7 +81,44 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 	}
 	defer attachment.Detach(0)
 	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics, "host", pusher.Host())
-	return pusher.Run(ctx, attachment, queue)
+	err = pusher.Run(ctx, attachment, queue)
+	if errors.Is(err, endpoint.ErrDisabled) {
+		g.log.Info("webhook subscription leaves its group: its endpoint is disabled", "subscription", spec.Name)
+		g.webhookRests(ctx, spec.Name)
+		return nil
+	}
+	return err
+}
+
+// rests reports whether a webhook has nothing to do until somebody says so.
+func (g *Gateway) rests(e *subscription.Entry) bool {
+	return e.Desired.Paused || g.endpoints.WhyDisabled(e.Spec.Name).Kind != 0
+}
+
+// webhookRests ends a webhook that rests. Whoever resumes or enables it begins it anew.
+func (g *Gateway) webhookRests(ctx context.Context, name string) {
+	g.webhooks.end(name)
+	// That may have been before it ended; nobody else begins it then.
+	if e, err := g.registry.Entry(ctx, name); err == nil && e.Problem == nil && !g.rests(e) {
+		g.webhooks.begin(e.Spec)
+	}
+}
+
+// endpointEnabled begins a webhook whose endpoint is not disabled any more. It waits for nothing.
+func (g *Gateway) endpointEnabled(name string) {
+	if e := g.registry.Known(name); e != nil && e.Problem == nil && (e.Spec.Webhook != nil || e.Spec.Push != nil) && !g.rests(e) {
+		g.webhooks.begin(e.Spec)
+	}
+}
+
+// restingPusher makes the pusher of an endpoint that is paused or disabled, for
+// a person's request; nil when none is declared here.
+func (g *Gateway) restingPusher(name string) (*endpoint.Pusher, error) {
+	e := g.registry.Known(name)
+	if e == nil || e.Problem != nil || e.Spec.Webhook == nil && e.Spec.Push == nil {
+		return nil, nil //nolint:nilnil // there is none, and nothing is wrong
+	}
+	return g.pusher(e.Spec, e.Spec.Queue().Retry)
 }
 
 // pusher makes what carries a subscription's events, over HTTP or gRPC.

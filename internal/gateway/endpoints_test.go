@@ -97,7 +97,7 @@ func TestGoneEndpointIsDisabledOnEveryInstanceUntilAPersonEnablesIt(t *testing.T
 	put(cluster, topic, 5, "a", "b", "c", "d")
 	eventually(t, "the third knows too", func() bool {
 		e, err := c.endpoints().GetEndpoint(t.Context(), &posternv1.GetEndpointRequest{Name: name})
-		return err == nil && e.GetRunning() && e.GetState() == posternv1.EndpointState_ENDPOINT_STATE_DISABLED
+		return err == nil && e.GetState() == posternv1.EndpointState_ENDPOINT_STATE_DISABLED
 	})
 	if n := r.count(); n != before {
 		t.Errorf("%d requests went to an endpoint that is gone", n-before)

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -109,5 +110,118 @@ func TestWebhookThatIsPausedLeavesItsGroupAndComesBackWhenResumed(t *testing.T) 
 		time.Sleep(30 * time.Second)
 		expect("resumed", 1, 3)
 		b.stop()
+	})
+}
+
+// TestWebhookThatIsDisabledLeavesItsGroupAndComesBackWhenEnabled has two gateways:
+// what one is told, the other obeys.
+func TestWebhookThatIsDisabledLeavesItsGroupAndComesBackWhenEnabled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("rested", 2)
+		network := new(kfake.VirtualNetwork)
+		var posts, samples atomic.Int32
+		var gone atomic.Bool
+		receiver := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			switch {
+			case bytes.Contains(body, []byte("sample")):
+				samples.Add(1)
+			case gone.Load():
+				w.WriteHeader(http.StatusGone)
+			default:
+				posts.Add(1)
+			}
+		})}
+		l, err := network.Listen("tcp", "127.0.0.1:8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = receiver.Serve(l) }() // ends with Close
+		defer func() { _ = receiver.Close() }()
+		settings := func(c *config.Config) {
+			c.Subscriptions = []subscription.Spec{hook("rested", topic, "http://127.0.0.1:8080/", delivery.Retry{})}
+		}
+		one := inBubble(t, cluster, network, settings)
+		two := inBubble(t, cluster, network, func(c *config.Config) {
+			settings(c)
+			c.Listen.HTTP, c.Listen.GRPC, c.Listen.Admin = "127.0.0.1:7610", "127.0.0.1:7611", "127.0.0.1:7612"
+		})
+		publish := func() {
+			t.Helper()
+			if _, err := one.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte("x")}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := func(when string, members int, came int32) {
+			t.Helper()
+			groups, err := cluster.Admin().DescribeGroups(t.Context(), "rested")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(groups["rested"].Members); n != members {
+				t.Errorf("%s: %d members, want %d", when, n, members)
+			}
+			if n := posts.Load(); n != came {
+				t.Errorf("%s: %d events came, want %d", when, n, came)
+			}
+		}
+		stopped := func(g *bubble) {
+			t.Helper()
+			st, err := posternv1.NewSubscriptionsClient(g.conn).GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: "rested"})
+			if err != nil || st.Cause.Kind != posternv1.CauseKind_CAUSE_KIND_ENDPOINT_DISABLED || st.State != posternv1.SubscriptionState_SUBSCRIPTION_STATE_STOPPED {
+				t.Errorf("%v %v", st, err)
+			}
+		}
+		endpoints := func(g *bubble) posternv1.EndpointsClient { return posternv1.NewEndpointsClient(g.conn) }
+		publish()
+		time.Sleep(30 * time.Second)
+		expect("at work", 2, 1)
+
+		if _, err := endpoints(one).DisableEndpoint(t.Context(), &posternv1.DisableEndpointRequest{Name: "rested"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the other hears of it
+		publish()
+		time.Sleep(30 * time.Second)
+		expect("disabled just now", 2, 1)
+		stopped(one)
+		stopped(two)
+		time.Sleep(time.Minute)
+		expect("disabled", 0, 1)
+		stopped(one)
+		stopped(two)
+		for _, g := range []*bubble{one, two} { // before it is enabled, people try it
+			sent, err := endpoints(g).TestEndpoint(t.Context(), &posternv1.TestEndpointRequest{Name: "rested"})
+			if err != nil || sent.Attempt.Status != http.StatusOK {
+				t.Errorf("a sample: %v %v", sent, err)
+			}
+		}
+		if n := samples.Load(); n != 2 {
+			t.Errorf("%d samples came", n)
+		}
+		if _, err := endpoints(two).EnableEndpoint(t.Context(), &posternv1.EnableEndpointRequest{Name: "rested"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		expect("enabled", 2, 2)
+
+		gone.Store(true) // 410: it wants nothing any more
+		publish()
+		time.Sleep(2 * time.Minute)
+		expect("gone", 0, 2)
+		one.stop()
+		two.stop()
+		one = inBubble(t, cluster, network, settings)
+		time.Sleep(time.Minute)
+		expect("gone, after a restart", 0, 2)
+		stopped(one)
+		gone.Store(false)
+		if _, err := endpoints(one).EnableEndpoint(t.Context(), &posternv1.EnableEndpointRequest{Name: "rested"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		expect("enabled again", 1, 3)
+		one.stop()
 	})
 }

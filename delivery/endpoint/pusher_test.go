@@ -369,18 +369,30 @@ func TestDisabledEndpointKeepsItsEventsUntilItIsEnabled(t *testing.T) {
 		s.window = p.Window().Messages
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
+		began := time.Now()
 		go func() { ended <- p.Run(ctx, s, s) }()
+		time.Sleep(disabledRest / 2)
+		p.Enable("too soon")
+		time.Sleep(disabledRest - time.Second) // it is gone again since
+		if len(ended) > 0 {
+			t.Errorf("it ended though it was enabled meanwhile")
+		}
+		if err := <-ended; !errors.Is(err, ErrDisabled) || time.Since(began).Round(time.Second) != disabledRest/2+disabledRest {
+			t.Errorf("after %s it ended with %v", time.Since(began), err)
+		}
 		time.Sleep(1000 * time.Hour)
 		w.mu.Lock()
 		requests := len(w.times)
 		w.mu.Unlock()
-		if requests > firstLimit || p.Status().State != Disabled {
+		if requests > 2*firstLimit || p.Status().State != Disabled {
 			t.Errorf("%d requests, %+v", requests, p.Status())
 		}
 		on.Store(true)
 		if st := p.Enable("mended"); st.State != Active {
 			t.Errorf("%+v", st)
 		}
+		s.window = p.Window().Messages
+		go func() { ended <- p.Run(ctx, s, s) }()
 		<-s.done
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
@@ -631,7 +643,7 @@ func TestDisablingElsewhereStopsThisInstanceToo(t *testing.T) {
 			}
 			return answer(ok)
 		}
-		push(t, s, Options{}, w, env, time.Hour)
+		push(t, s, Options{}, w, env, disabledRest/2)
 		if s.finished() || len(w.times) > 20 {
 			t.Errorf("%d requests were made", len(w.times))
 		}

@@ -2,7 +2,6 @@ package push
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -101,10 +100,7 @@ func judge(s *status.Status) endpoint.Outcome {
 		return endpoint.Outcome{Action: endpoint.Ack, Class: "ok"}
 	}
 	o.Why = "the application answered " + s.Code().String()
-	if m := s.Message(); m != "" {
-		if len(m) > maxExcerpt {
-			m = strings.ToValidUTF8(m[:maxExcerpt], "")
-		}
+	if m := endpoint.Excerpt([]byte(s.Message())); m != "" {
 		o.Why += ": " + m
 	}
 	switch s.Code() {
@@ -129,9 +125,6 @@ func judge(s *status.Status) endpoint.Outcome {
 	}
 	return o
 }
-
-// maxExcerpt bounds what is kept of an application's message, in bytes.
-const maxExcerpt = 4 << 10
 
 // maxPause bounds what an application may ask for.
 const maxPause = 24 * time.Hour

@@ -29,7 +29,10 @@ func TestStatusesMeanWhatTheTableSays(t *testing.T) {
 			want = endpoint.Throttle
 		default: // retried, UNIMPLEMENTED among them
 		}
-		o := judge(status.New(code, "because"))
+		o := judge(status.New(code, "\x1b[31mbecause\r\n"))
+		if strings.ContainsAny(o.Why, "\x1b\r\n") {
+			t.Errorf("%s: %q goes to a log", code, o.Why)
+		}
 		if o.Action != want || (code != codes.OK) != strings.Contains(o.Why, "because") {
 			t.Errorf("%s: %+v, want %s", code, o, want)
 		}

@@ -265,7 +265,7 @@ func (c *carrier) read(response *http.Response, answer *endpoint.Answer, cancel 
 	now := time.Now()
 	answer.Status = response.StatusCode
 	if !success {
-		answer.Excerpt = excerptOf(c.scrub.Text(text, tokenOf(sent)))
+		answer.Excerpt = endpoint.Excerpt(c.scrub.Text(text, tokenOf(sent)))
 	}
 	answer.Outcome = c.verdicts.judge(response.StatusCode, response.Header.Get("Retry-After"), answer.Excerpt, now)
 	answer.Each = c.resultsOf(response.StatusCode, text, events, now)

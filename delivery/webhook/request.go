@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/postern-dev/postern/delivery/endpoint"
@@ -135,35 +134,7 @@ func (c *carrier) request(ctx context.Context, body []byte, header http.Header) 
 	return r
 }
 
-const (
-	maxAnswer  = 64 << 10 // read of an answer's body
-	maxExcerpt = 4 << 10  // kept of it
-)
-
-// excerptOf makes text for people of the beginning of an answer.
-func excerptOf(b []byte) string {
-	if len(b) > maxExcerpt {
-		b = b[:maxExcerpt]
-	}
-	text := printable(b)
-	if len(text) > maxExcerpt { // what stands for a wrong byte has three
-		text = strings.ToValidUTF8(text[:maxExcerpt], "")
-	}
-	return strings.TrimSpace(text)
-}
-
-// printable keeps text readable in a log or a header: no control characters, valid UTF-8.
-func printable(b []byte) string {
-	return string(bytes.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\r' || r == '\t':
-			return ' '
-		case r < ' ' || r >= 0x7f && r <= 0x9f:
-			return -1
-		}
-		return r
-	}, bytes.ToValidUTF8(b, []byte("\uFFFD"))))
-}
+const maxAnswer = 64 << 10 // read of an answer's body
 
 // resultsOf reads the answer to a batch that has a status for each event, in
 // their order: 207 and {"results":[{"status":200},{"status":422}]}, as this

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/delivery/endpoint"
 )
 
 // animal is a receiver that speaks TCP its own way.
@@ -139,7 +140,7 @@ func TestWildReceiversCostOneAttemptAndNothingElse(t *testing.T) {
 			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("it took %s", took)
 			}
-			if s.Word != delivery.Nack || s.Reason == "" || len(s.Reason) > maxExcerpt+256 || strings.ContainsAny(s.Reason, "\x1b\x00\r\n") {
+			if s.Word != delivery.Nack || s.Reason == "" || len(s.Reason) > endpoint.MaxExcerpt+256 || strings.ContainsAny(s.Reason, "\x1b\x00\r\n") {
 				t.Errorf("settled as %+v", s)
 			}
 			if n := connections.Load(); n != 1 {

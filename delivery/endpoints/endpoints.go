@@ -22,7 +22,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/postern-dev/postern/broker"
-	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/delivery/endpoint"
 	"github.com/postern-dev/postern/event"
 )
@@ -109,19 +108,14 @@ func (e *Endpoints) Begin(name string, p *endpoint.Pusher) (end func()) {
 	}
 }
 
-// WhyDisabled says that an endpoint is disabled and why, for it is in no queue that
-// could tell; a zero Kind: it is not.
-func (e *Endpoints) WhyDisabled(name string) delivery.Cause {
+// Disabled reports whether an endpoint is disabled, and why: it is in no queue that could tell.
+func (e *Endpoints) Disabled(name string) (why string, disabled bool) {
 	if p := e.pusher(name); p != nil {
-		if why := p.Why(); why.Kind == delivery.CauseEndpointDisabled {
-			return why
-		}
-		return delivery.Cause{}
+		s := p.Status()
+		return s.Reason, s.State == endpoint.Disabled
 	}
-	if r, ok := e.states.get(name); ok && r.State == endpoint.Disabled {
-		return endpoint.WhyDisabled(name, r.Reason)
-	}
-	return delivery.Cause{}
+	r, ok := e.states.get(name)
+	return r.Reason, ok && r.State == endpoint.Disabled
 }
 
 // pusher gives the one that runs here.

@@ -92,7 +92,16 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 
 // rests reports whether a webhook has nothing to do until somebody says so.
 func (g *Gateway) rests(e *subscription.Entry) bool {
-	return e.Desired.Paused || g.endpoints.WhyDisabled(e.Spec.Name).Kind != 0
+	_, disabled := g.endpoints.Disabled(e.Spec.Name)
+	return e.Desired.Paused || disabled
+}
+
+// whyDisabled is the cause that a disabled endpoint is; a zero Kind: it is not disabled.
+func (g *Gateway) whyDisabled(name string) delivery.Cause {
+	if why, disabled := g.endpoints.Disabled(name); disabled {
+		return endpoint.WhyDisabled(name, why)
+	}
+	return delivery.Cause{}
 }
 
 // webhookRests ends a webhook that rests. Whoever resumes or enables it begins it anew.

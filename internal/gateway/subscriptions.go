@@ -60,7 +60,7 @@ func (g *Gateway) keptPositions() []delivery.Options {
 func (g *Gateway) subscriptionParts(policy authz.Policy) subscription.Parts {
 	parts := subscription.Parts{
 		Registry: g.registry, Kafka: g.kafka, Policy: policy, Options: g.config.SubscriptionsAPI, Instance: g.Instance(), Cursor: parseCursor,
-		Letters: g.letters, Reporter: g.queues, Endpoint: g.endpoints.WhyDisabled,
+		Letters: g.letters, Reporter: g.queues, Endpoint: g.whyDisabled,
 	}
 	if g.jobs != nil { // an interface of a nil pointer is not nil
 		parts.Jobs = g.jobs

@@ -101,6 +101,7 @@ func (c metadataCarrier) Keys() []string { return slices.Collect(maps.Keys(c)) }
 
 // unary is the interceptor of unary calls.
 func (p *passage) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
+	arrived(ctx)
 	defer func() {
 		if r := recover(); r != nil {
 			err = p.recovered(ctx, info.FullMethod, r)
@@ -127,6 +128,9 @@ func (p *passage) unary(ctx context.Context, request any, info *grpc.UnaryServer
 // frame themselves; the one request of a server stream is checked here.
 func (p *passage) stream(srv any, incoming grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	ctx := incoming.Context()
+	if info.IsClientStream { // its messages come when they come
+		arrived(ctx)
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = p.recovered(ctx, info.FullMethod, r)
@@ -162,6 +166,7 @@ func (s *checkedStream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
+	arrived(s.ctx)
 	if message, ok := m.(proto.Message); ok && s.check {
 		return wire.Invalid(s.validator.Validate(message))
 	}

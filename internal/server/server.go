@@ -195,6 +195,7 @@ func New(o Options, p Parts) (*Server, error) {
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(pass.unary),
 		grpc.StreamInterceptor(pass.stream),
+		grpc.InTapHandle(expect),
 		grpc.MaxRecvMsgSize(int(p.MaxBody)),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.NumStreamWorkers(streamWorkers),

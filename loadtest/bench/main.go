@@ -51,7 +51,8 @@ func main() {
 	flag.BoolVar(&quick, "quick", false, "three rounds of 1 s cells: under 3 minutes")
 	weigh := flag.Bool("footprint", false, "measure start, idle memory, connections and growth instead of the speed tables")
 	push := flag.Bool("webhooks", false, "measure pushing to webhooks instead of the speed tables")
-	role := flag.String("role", "", "used by the program itself: floor, direct or poster")
+	many := flag.Int("crowd", 0, "measure what this many subscriptions of one gateway cost instead of the speed tables")
+	role := flag.String("role", "", "used by the program itself: floor, direct, poster or groups")
 	flag.Parse()
 	if quick {
 		s.rounds, s.cell, s.drain = 3, time.Second, 100_000
@@ -68,6 +69,8 @@ func main() {
 			err = footprint(ctx, s)
 		case *push:
 			err = webhooks(ctx, s)
+		case *many > 0:
+			err = crowd(ctx, s, *many)
 		default:
 			err = run(ctx, s)
 		}
@@ -77,6 +80,8 @@ func main() {
 		err = servePoster()
 	case "direct":
 		err = serveDirect(ctx, s.bootstrap)
+	case "groups":
+		err = serveGroups(ctx, s.bootstrap, s.only, *many)
 	default:
 		err = fmt.Errorf("unknown role %q", *role)
 	}

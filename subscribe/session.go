@@ -194,20 +194,18 @@ func (s *session) serveBidi(ctx context.Context, stream grpc.BidiStreamingServer
 		s.close(resumeGrace)
 		return err
 	}
-	var settlers sync.WaitGroup
-	committed := make(chan awaited, receiptsAhead)
-	settlers.Go(func() { s.confirmCommits(ctx, committed, out) })
+	commits := &commits{}
 	ended := make(chan error, 1)
 	go func() { // ends with the stream's context, that is when this handler has returned
-		err := s.read(ctx, stream, committed, out)
-		close(committed)
+		err := s.read(ctx, stream, commits, out)
+		commits.end()
 		ended <- err
 		cancel(errClientDone)
 	}()
 	err := s.deliverToReader(ctx, out, false)
 	if errors.Is(context.Cause(ctx), errClientDone) {
 		err = <-ended
-		settlers.Wait()
+		commits.answered.Wait()
 	}
 	if err == nil {
 		s.close(0) // an orderly end: nothing to resume
@@ -347,7 +345,7 @@ func (s *session) heartbeat(nonce uint64) *posternv1.SubscribeResponse {
 }
 
 // read takes the client's frames until it closes its side.
-func (s *session) read(ctx context.Context, stream grpc.BidiStreamingServer[posternv1.SubscribeRequest, posternv1.SubscribeResponse], committed chan<- awaited, out *sender) error {
+func (s *session) read(ctx context.Context, stream grpc.BidiStreamingServer[posternv1.SubscribeRequest, posternv1.SubscribeResponse], commits *commits, out *sender) error {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -363,7 +361,7 @@ func (s *session) read(ctx context.Context, stream grpc.BidiStreamingServer[post
 		case *posternv1.SubscribeRequest_Window:
 			s.attachment.SetWindow(delivery.Window{Messages: int(frame.Window.GetMaxMessages()), Bytes: frame.Window.GetMaxBytes()})
 		case *posternv1.SubscribeRequest_Settle:
-			if err := s.settle(ctx, frame.Settle, committed, out); err != nil {
+			if err := s.settle(ctx, frame.Settle, commits, out); err != nil {
 				return err
 			}
 		case *posternv1.SubscribeRequest_Ping:
@@ -384,8 +382,31 @@ type awaited struct {
 	ticket delivery.Ticket
 }
 
+// commits are the settlements whose commit a stream awaits. Most streams await none,
+// and have neither the room for them nor the goroutine.
+type commits struct {
+	ahead    chan awaited // nil before the first
+	answered sync.WaitGroup
+}
+
+// begin gives where to put the next; the first has answer begin.
+func (c *commits) begin(answer func(<-chan awaited)) chan<- awaited {
+	if c.ahead == nil {
+		c.ahead = make(chan awaited, receiptsAhead)
+		c.answered.Go(func() { answer(c.ahead) })
+	}
+	return c.ahead
+}
+
+// end says that no more come.
+func (c *commits) end() {
+	if c.ahead != nil {
+		close(c.ahead)
+	}
+}
+
 // settle applies a frame. What was not taken is answered at once; what was, as the client asked.
-func (s *session) settle(ctx context.Context, batch *posternv1.SettleBatch, committed chan<- awaited, out *sender) error {
+func (s *session) settle(ctx context.Context, batch *posternv1.SettleBatch, commits *commits, out *sender) error {
 	receipts := &posternv1.Receipts{}
 	var accepted []uint64
 	refused, ticket := s.queue.Ack(batch.GetAcks())
@@ -416,7 +437,7 @@ func (s *session) settle(ctx context.Context, batch *posternv1.SettleBatch, comm
 	}
 	if s.confirm == posternv1.Confirm_CONFIRM_ON_COMMIT && len(accepted) > 0 {
 		select {
-		case committed <- awaited{accepted, ticket}:
+		case commits.begin(func(all <-chan awaited) { s.confirmCommits(ctx, all, out) }) <- awaited{accepted, ticket}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

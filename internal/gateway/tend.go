@@ -20,19 +20,30 @@ const (
 	tendEvery  = 2 * time.Second
 	busyCycles = 2
 	quietTicks = 5
+	// idleGarbage is what may lie about when there is little to do. A thousand idle
+	// subscriptions hold 100 MiB; three times as much would be resident for nothing.
+	idleGarbage    = 32 << 20
+	leastGCPercent = 50
 )
+
+// idlePercent is the collector's target while there is little to do and live bytes
+// are held. What holds little keeps the target of work, so that a burst is not slowed.
+func idlePercent(live uint64) int {
+	return int(min(gcPercent, max(leastGCPercent, 100*idleGarbage/max(live, 1))))
+}
 
 // tend sets the collector's target, and gives memory back when work has ended: a
 // sidecar with nothing to do should weigh little.
 func tend(ctx context.Context) {
-	cycles := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
+	samples := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
 	count := func() uint64 {
-		metrics.Read(cycles)
-		return cycles[0].Value.Uint64()
+		metrics.Read(samples)
+		return samples[0].Value.Uint64()
 	}
 	ticker := time.NewTicker(tendEvery)
 	defer ticker.Stop()
-	debug.SetGCPercent(gcPercent)
+	percent := gcPercent
+	debug.SetGCPercent(percent)
 	quiet, last := 0, count()
 	for {
 		select {
@@ -51,6 +62,15 @@ func tend(ctx context.Context) {
 			runtime.GC()
 			debug.FreeOSMemory()
 			now = count() // its own collections are no work
+		}
+		want := gcPercent
+		if quiet >= quietTicks {
+			want = idlePercent(samples[1].Value.Uint64())
+		}
+		// Not for every small change: each stops the world.
+		if diff := want - percent; want == gcPercent && percent != want || diff < -10 || diff > 10 {
+			percent = want
+			debug.SetGCPercent(percent)
 		}
 		last = now
 	}

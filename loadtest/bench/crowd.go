@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,6 +107,9 @@ func crowd(ctx context.Context, s settings, n int) error {
 			attach: func(*process) (func() int64, func(), error) { return sink.count.Load, func() {}, nil },
 		},
 	} {
+		if !c.base && !strings.Contains(c.name, s.only) {
+			continue
+		}
 		if err := func() error {
 			p, end, err := c.begin()
 			if err != nil {
@@ -125,7 +130,13 @@ func crowd(ctx context.Context, s settings, n int) error {
 			}
 			time.Sleep(settle)
 			before, _, err1 := p.usage()
-			time.Sleep(crowdWatch)
+			if s.profiles != "" && p.admin != "" {
+				if err := crowdProfiles(p.admin, filepath.Join(s.profiles, strings.ReplaceAll(c.name, " ", "-"))); err != nil {
+					return err
+				}
+			} else {
+				time.Sleep(crowdWatch)
+			}
 			after, rss, err2 := p.usage()
 			if err := errors.Join(err1, err2); err != nil {
 				return err
@@ -168,6 +179,25 @@ func crowd(ctx context.Context, s settings, n int) error {
 		fmt.Fprintln(os.Stderr, c.name)
 	}
 	return w.Flush()
+}
+
+// crowdProfiles writes a gateway's profiles of an idle time.
+func crowdProfiles(admin, name string) error {
+	for _, profile := range []string{"heap", "goroutine", fmt.Sprintf("profile?seconds=%.0f", crowdWatch.Seconds())} {
+		answer, err := http.Get("http://" + admin + "/debug/pprof/" + profile)
+		if err != nil {
+			return err
+		}
+		text, err := io.ReadAll(answer.Body)
+		if err = errors.Join(err, answer.Body.Close()); err != nil {
+			return err
+		}
+		kind, _, _ := strings.Cut(profile, "?")
+		if err := os.WriteFile(name+"."+kind+".pprof", text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // awaitMembers waits until n groups have a member that has its partitions.

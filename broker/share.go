@@ -94,6 +94,7 @@ type ShareConsumer struct {
 
 	mu       sync.Mutex
 	topics   []string
+	beside   []string // topics that are read too (Read)
 	assigned map[[16]byte][]int32
 	names    map[[16]byte]string
 	nodes    map[int32]*shareNode
@@ -194,9 +195,7 @@ func (s *ShareConsumer) heartbeatLoop() {
 				s.mu.Unlock()
 			}
 		}
-		s.mu.Lock()
-		topics := slices.Clone(s.topics)
-		s.mu.Unlock()
+		topics := s.reading()
 		pause := shareRetry
 		if epoch != 0 || len(topics) > 0 {
 			request := kmsg.NewPtrShareGroupHeartbeatRequest()
@@ -238,6 +237,23 @@ func (s *ShareConsumer) heartbeatLoop() {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// reading gives the topics that are read now.
+func (s *ShareConsumer) reading() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append(slices.Clone(s.topics), s.beside...)
+}
+
+// Read reads one more topic, which must exist, from its start on if the group has
+// not begun it. The group hears of it with the next heartbeat.
+func (s *ShareConsumer) Read(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.beside, topic) {
+		s.beside = append(slices.Clone(s.beside), topic)
 	}
 }
 
@@ -297,9 +313,7 @@ func (s *ShareConsumer) lookLoop() {
 
 // findLeaders hands each assigned partition to its leader's node; false if some have none.
 func (s *ShareConsumer) findLeaders() bool {
-	s.mu.Lock()
-	topics := slices.Clone(s.topics)
-	s.mu.Unlock()
+	topics := s.reading()
 	if len(topics) == 0 {
 		return true
 	}

@@ -1,0 +1,142 @@
+package delivery_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/postern-dev/postern/broker"
+	"github.com/postern-dev/postern/broker/brokertest"
+	"github.com/postern-dev/postern/delivery"
+	"github.com/postern-dev/postern/event"
+)
+
+// shareCluster is a Kafka whose share groups deliver ten times.
+func shareCluster(t *testing.T) *brokertest.Cluster {
+	if brokertest.Real() {
+		return brokertest.New(t)
+	}
+	return brokertest.Fake(t, kfake.BrokerConfigs(map[string]string{
+		"group.share.delivery.count.limit": "10", "share.record.lock.sweep.interval.ms": "100", "group.share.heartbeat.interval.ms": "200",
+	}))
+}
+
+// queueOptions are those of a queue of a share group, whose events are held no
+// longer than a second.
+func queueOptions(c *brokertest.Cluster, name string, topics ...string) delivery.Options {
+	o := options(c, name, topics...)
+	o.Order = delivery.OrderQueue
+	for _, tier := range []string{"1m", "10m", "1h", "6h"} { // removed at the end
+		c.Name("_side.delay." + name + "." + tier)
+	}
+	c.Name("_side.delay." + name)
+	c.Name("_side.again." + name)
+	return o
+}
+
+// shareLag is how many events of a topic the share group has not settled.
+func shareLag(t *testing.T, c *brokertest.Cluster, group, topic string) (lag int64) {
+	t.Helper()
+	client := c.Client()
+	defer client.Close()
+	at, err := client.SharePositions(t.Context(), group, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ranges, err := client.Ranges(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, held := range ranges {
+		lag += delivery.ShareLag(at, broker.TopicPartition{Topic: topic, Partition: p}, held)
+	}
+	return lag
+}
+
+func TestQueueEventThatWaitsLongGivesItsPlaceInTheShareGroupUp(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 2)
+	o := queueOptions(c, "patient", topic)
+	c.Put(events(topic, "a0")...)
+	i := borrow(t, c, o)
+	first := i.next()
+	began := time.Now()
+	i.nack(first, 3*time.Second, "later")
+	eventually(t, "the share group is done with it while it waits", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it was held all the time: %s", took)
+	}
+	again := i.next()
+	if waited := time.Since(began); waited < 3*time.Second {
+		t.Errorf("it came back after %s", waited)
+	}
+	if again.Attempt != 2 || again.LastFailure != "later" || again.Record.Position() != first.Record.Position() || string(again.Record.Value) != "a0" || !again.Record.Timestamp.Equal(first.Record.Timestamp) {
+		t.Errorf("it came back as %+v of %+v", again, again.Record)
+	}
+	if len(again.Record.Headers) != 1 || string(again.Record.Headers[0].Value) != "a0" {
+		t.Errorf("its headers are %v", again.Record.Headers)
+	}
+	i.ack(again)
+	eventually(t, "nothing of it is left in the share group", func() bool { return shareLag(t, c, o.Group, c.Name("_side.again.patient")) == 0 })
+}
+
+func TestAttemptsOfAQueueEventAreCountedOverShortAndLongWaits(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "count", topic)
+	o.Retry.MaxAttempts = 5
+	c.Put(events(topic, "a0")...)
+	i := borrow(t, c, o)
+	waits := []time.Duration{0, 1500 * time.Millisecond, 100 * time.Millisecond, 1500 * time.Millisecond, 0}
+	for n, wait := range waits {
+		l := i.next()
+		if l.Attempt != n+1 {
+			t.Fatalf("it comes as attempt %d, want %d", l.Attempt, n+1)
+		}
+		i.nack(l, wait, fmt.Sprint("no ", n))
+	}
+	eventually(t, "its dead letter", func() bool { return len(c.Read(o.DeadLetterTopic)) == 1 })
+	dead := c.Read(o.DeadLetterTopic)[0]
+	for name, want := range map[string]string{
+		event.DeadLetterAttempts: "5", event.DeadLetterTopic: topic, event.DeadLetterOffset: "0", event.DeadLetterReason: "attempts_exhausted", event.DeadLetterDetail: "no 4", "h": "a0",
+	} {
+		if v, _ := dead.Header(name); string(v) != want {
+			t.Errorf("%s is %q, want %q", name, v, want)
+		}
+	}
+	if slices.ContainsFunc(dead.Headers, func(h event.Header) bool { return strings.HasPrefix(h.Name, "postern-move-") }) {
+		t.Errorf("the way it went shows in the dead letter: %v", dead.Headers)
+	}
+}
+
+func TestQueueEventsThatWaitSurviveTheGatewayThatPutThemAside(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "survive", topic)
+	c.Put(events(topic, "a0", "b0", "c0")...)
+	first := borrow(t, c, o)
+	for range 3 {
+		l := first.next()
+		if string(l.Record.Value) == "b0" {
+			first.ack(l)
+			continue
+		}
+		first.nack(l, 4*time.Second, "")
+	}
+	eventually(t, "all are out of the share group", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+	first.stop()
+	second := borrow(t, c, o) // it finds what it has to carry on
+	var got []string
+	for range 2 {
+		l := second.next()
+		got = append(got, fmt.Sprintf("%s#%d", l.Record.Value, l.Attempt))
+		second.ack(l)
+	}
+	if slices.Sort(got); strings.Join(got, " ") != "a0#2 c0#2" {
+		t.Errorf("delivered %s", got)
+	}
+}

@@ -34,6 +34,8 @@ const (
 	againEvery = 30 * time.Second
 	// againSoon is how often it does when it was told that there are some.
 	againSoon = time.Second
+	// relayPatience is how long a first event that is to be put aside waits for the relay.
+	relayPatience = 5 * time.Second
 	// never is later than any time a queue sees.
 	never = time.Duration(math.MaxInt64 / 2)
 )
@@ -256,10 +258,15 @@ func (q *Queue) makeDelays() error {
 		}
 		q.log.Info("topic for events that must wait created", "topic", name)
 	}
+	wake(q.prepareWake)
+	patience, enough := context.WithTimeout(ctx, relayPatience)
+	defer enough()
+	if err := q.startRelay().await(patience); err != nil { // what nobody carries on is better held
+		return err
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.shared.delays = true
-	wake(q.prepareWake)
 	return nil
 }
 

@@ -7,12 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/fault"
 )
 
 // shareCluster is a Kafka whose share groups deliver ten times.
@@ -38,12 +41,16 @@ func queueOptions(c *brokertest.Cluster, name string, topics ...string) delivery
 	return o
 }
 
-// shareLag is how many events of a topic the share group has not settled.
+// shareLag is how many events of a topic the share group has not settled; -1 while
+// its coordinator is not there yet.
 func shareLag(t *testing.T, c *brokertest.Cluster, group, topic string) (lag int64) {
 	t.Helper()
 	client := c.Client()
 	defer client.Close()
 	at, err := client.SharePositions(t.Context(), group, topic)
+	if fault.Is(err, fault.BrokerUnavailable) {
+		return -1
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,4 +146,56 @@ func TestQueueEventsThatWaitSurviveTheGatewayThatPutThemAside(t *testing.T) {
 	if slices.Sort(got); strings.Join(got, " ") != "a0#2 c0#2" {
 		t.Errorf("delivered %s", got)
 	}
+}
+
+func TestQueueEventThatCannotBePutAsideIsHeldAndComesWhenItIsDue(t *testing.T) {
+	brokertest.NeedsFake(t)
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "denied", topic)
+	c.Put(events(topic, "a0")...)
+	c.Fake.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.Fake.KeepControl()
+		answer := r.ResponseKind().(*kmsg.CreateTopicsResponse)
+		for _, of := range r.(*kmsg.CreateTopicsRequest).Topics {
+			refused := kmsg.NewCreateTopicsResponseTopic()
+			refused.Topic, refused.ErrorCode = of.Topic, kerr.TopicAuthorizationFailed.Code
+			answer.Topics = append(answer.Topics, refused)
+		}
+		return answer, nil, true
+	})
+	i := borrow(t, c, o)
+	l := i.next()
+	began := time.Now()
+	i.nack(l, 3*time.Second, "later")
+	eventually(t, "its cause", func() bool {
+		report, err := i.queues.Report(t.Context(), o)
+		return err == nil && report.Cause.Kind == delivery.CauseBrokerUnavailable && strings.Contains(report.Cause.Summary, "cannot be put aside")
+	})
+	if lag := shareLag(t, c, o.Group, topic); lag != 1 {
+		t.Errorf("%d events are left in the share group", lag)
+	}
+	again := i.next()
+	if waited := time.Since(began); waited < 3*time.Second || again.Attempt != 2 || again.LastFailure != "later" {
+		t.Errorf("attempt %d (%s) came after %s", again.Attempt, again.LastFailure, waited)
+	}
+	i.ack(again)
+	eventually(t, "it is settled", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+}
+
+func TestRecordThatOthersWroteToAQueuesOwnTopicIsDeadLettered(t *testing.T) {
+	c := shareCluster(t)
+	topic, own := c.Topic("uploads", 1), c.Topic("_side.again.stray", 1)
+	o := queueOptions(c, "stray", topic)
+	c.Put(&event.Record{Topic: own, Value: []byte("who knows")})
+	c.Put(events(topic, "a0")...)
+	i := borrow(t, c, o)
+	i.ack(i.next())
+	eventually(t, "its dead letter", func() bool {
+		if topics := c.Read(o.DeadLetterTopic); len(topics) == 1 {
+			v, _ := topics[0].Header(event.DeadLetterReason)
+			return string(topics[0].Value) == "who knows" && string(v) == "undecodable"
+		}
+		return false
+	})
 }

@@ -27,6 +27,7 @@ type relay struct {
 
 	ctx    context.Context // ends when nothing more is to be carried
 	cancel context.CancelFunc
+	joined chan struct{} // closed once it is a member of its group
 	ended  chan struct{}
 
 	mu      sync.Mutex
@@ -41,14 +42,34 @@ const (
 	relayIdle = 30 * time.Second
 )
 
-// startRelay begins to relay, until the queue is closed.
-func (q *Queue) startRelay() {
-	r := &relay{q: q, working: make(chan struct{}, 1), ended: make(chan struct{}), parts: map[broker.TopicPartition]*partition{}}
-	r.ctx, r.cancel = context.WithCancel(q.ctx)
+// startRelay gives the relay, which it starts unless there is one. It ends with the
+// queue.
+func (q *Queue) startRelay() *relay {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	if r := q.shared.relay; r != nil {
+		return r
+	}
+	r := &relay{q: q, working: make(chan struct{}, 1), joined: make(chan struct{}), ended: make(chan struct{}), parts: map[broker.TopicPartition]*partition{}}
+	r.ctx, r.cancel = context.WithCancel(q.ctx)
 	q.shared.relay = r
-	q.mu.Unlock()
 	q.done.Go(r.run)
+	return r
+}
+
+// await waits until it is a member, or says why it is not.
+func (r *relay) await(ctx context.Context) error {
+	select {
+	case <-r.joined:
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.trouble != nil {
+		return r.trouble
+	}
+	return fault.New(fault.BrokerUnavailable, "group %s, which carries on what waits, is not joined yet", delayGroup(r.q.options.SidePrefix, r.q.options.Name))
 }
 
 // stop lets what is on its way arrive, commits and leaves the group; not for longer than ctx.
@@ -67,6 +88,7 @@ func (r *relay) join() bool {
 		r.consumer = q.kafka.NewConsumer(broker.ConsumerOptions{Group: delayGroup(q.options.SidePrefix, q.options.Name), Topics: q.delayTopics()}, r)
 		err := r.consumer.Join(r.ctx)
 		if err == nil {
+			close(r.joined)
 			return true
 		}
 		if r.ctx.Err() == nil {
@@ -114,12 +136,15 @@ func (r *relay) run() {
 	}
 }
 
-// waiting is how many events are loaded.
-func (r *relay) waiting() (n int) {
+// waiting is how many events are loaded here; of no relay none.
+func (r *relay) waiting() (n int64) {
+	if r == nil {
+		return 0
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.parts {
-		n += p.unsettled
+		n += int64(p.unsettled)
 	}
 	return n
 }

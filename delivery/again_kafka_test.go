@@ -199,3 +199,23 @@ func TestRecordThatOthersWroteToAQueuesOwnTopicIsDeadLettered(t *testing.T) {
 		return false
 	})
 }
+
+func TestQueueEventWhoseCopyKafkaRefusesStaysInTheShareGroup(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	c.Topic("_side.delay.refused.1m", 1, "max.message.bytes", "10")
+	o := queueOptions(c, "refused", topic)
+	c.Put(events(topic, "a0", "b0")...)
+	i := borrow(t, c, o)
+	l := i.next()
+	i.ack(i.next())
+	began := time.Now()
+	i.nack(l, 3*time.Second, "later")
+	eventually(t, "the other one is settled", func() bool { return shareLag(t, c, o.Group, topic) == 1 })
+	again := i.next()
+	if waited := time.Since(began); waited < 3*time.Second || again.Attempt != 2 || string(again.Record.Value) != string(l.Record.Value) {
+		t.Errorf("attempt %d of %s came after %s", again.Attempt, again.Record.Value, waited)
+	}
+	i.ack(again)
+	eventually(t, "it is settled", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kversion"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
@@ -347,4 +348,35 @@ func TestQueueWhoseGroupIsAConsumerGroupSaysSo(t *testing.T) {
 	})
 	other.cancel()
 	s.close()
+}
+
+func TestQueueEventThatWaitsComesFromAnotherGatewayWhenTheOneThatPutItAsideIsKilled(t *testing.T) {
+	cluster := shareCluster(t)
+	topic, group := cluster.Topic("share-wait", 1), cluster.Name("share-wait-sub")
+	put(cluster, topic, 2, "a")
+	wire := &cuttable{dial: cluster.Dial}
+	one := start(t, cluster, func(c *config.Config) { prefixed(cluster)(c); c.Kafka.Dial = wire.Dial })
+	two := start(t, cluster, prefixed(cluster))
+	open := queueOf(group, topic)
+	open.Inline.Retry = &posternv1.RetryPolicy{HoldLimit: durationpb.New(time.Second)}
+	a := one.subscribe(open)
+	d := a.next()
+	a.ack(a.next())
+	begun := time.Now()
+	a.settle(nack(d, 5*time.Second, "later"))
+	eventually(t, "its leaving the share group", func() bool { return shareLag(t, cluster, group, topic) == 0 })
+	wire.end()
+	b := two.subscribe(open)
+	again := b.next()
+	if waited := time.Since(begun); waited < 5*time.Second || again.Attempt != 2 || again.GetLastFailure().GetMessage() != "later" || string(again.Event.Data) != string(d.Event.Data) {
+		t.Errorf("%s came in attempt %d (%v) after %s", again.Event.Data, again.Attempt, again.GetLastFailure(), waited)
+	}
+	if again.Position.Topic != topic || again.Position.Offset != d.Position.Offset {
+		t.Errorf("it is told to stand at %v, not at %v", again.Position, d.Position)
+	}
+	b.ack(again)
+	b.receipt()
+	b.close()
+	a.cancel()
+	one.stopAny()
 }

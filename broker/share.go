@@ -27,6 +27,8 @@ type ShareOptions struct {
 	Pattern string                  // in place of Topics, as in ConsumerOptions
 	Except  func(topic string) bool // of what Pattern matches
 	Start   Start
+	// Beside are further topics that exist, read from their start on; see Read.
+	Beside []string
 	// Room is how many more events are wanted now; 0: none are fetched. Called often.
 	Room func() int
 }
@@ -116,7 +118,7 @@ func (c *Client) NewShareConsumer(o ShareOptions, user ShareUser) *ShareConsumer
 	talk, hangUp := context.WithCancel(context.Background())
 	return &ShareConsumer{
 		client: c, options: o, user: user, member: hex.EncodeToString(id[:]), ctx: ctx, cancel: cancel, talk: talk, hangUp: hangUp, look: make(chan struct{}, 1),
-		topics: slices.Clone(o.Topics), names: map[[16]byte]string{}, nodes: map[int32]*shareNode{},
+		topics: slices.Clone(o.Topics), beside: slices.Clone(o.Beside), names: map[[16]byte]string{}, nodes: map[int32]*shareNode{},
 	}
 }
 
@@ -169,6 +171,15 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 	first, err := s.client.startOffsets(ctx, topics, s.options.Start)
 	if err != nil {
 		return err
+	}
+	for _, topic := range s.options.Beside {
+		ranges, err := s.client.Ranges(ctx, topic)
+		if err != nil {
+			return err
+		}
+		for p, is := range ranges {
+			first[TopicPartition{topic, p}] = is.Start
+		}
 	}
 	// Earliest is said too: the group's setting may reach the partitions' leaders
 	// later than the first fetch, which then begins at their end.

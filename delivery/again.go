@@ -337,12 +337,12 @@ func (q *Queue) againLoop() {
 func (q *Queue) findAgain() (again, delays bool, err error) {
 	ctx, cancel := context.WithTimeout(q.ctx, moveRetryMax)
 	defer cancel()
-	names := q.delayTopics()
-	existing, err := q.kafka.Existing(ctx, append(names, q.shared.again)...)
+	names, own := q.delayTopics(), againTopic(q.options.SidePrefix, q.options.Name)
+	existing, err := q.kafka.Existing(ctx, append(names, own)...)
 	if err != nil {
 		return false, false, err
 	}
-	_, again = existing[q.shared.again]
+	_, again = existing[own]
 	delays = true
 	for _, name := range names {
 		_, ok := existing[name]

@@ -219,3 +219,100 @@ func TestQueueEventWhoseCopyKafkaRefusesStaysInTheShareGroup(t *testing.T) {
 	i.ack(again)
 	eventually(t, "it is settled", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
 }
+
+func TestARedriveOfAQueueReachesOnlyTheSubscriptionItDiedIn(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 2)
+	o, other := queueOptions(c, "mine", topic), queueOptions(c, "other", topic)
+	a, b := openOffice(t, c, nil), openOffice(t, c, nil)
+	a.open(o) // it works already when the redrive begins
+	b.open(other)
+	c.Put(events(topic, "a0", "a1", "b0")...)
+	for range 3 {
+		l := a.next()
+		a.say(delivery.Settlement{ID: l.ID, Word: delivery.Reject, Reason: "no"})
+		b.ack(b.next())
+	}
+	eventually(t, "all are dead letters", func() bool { return len(list(t, a.letters, o, delivery.LettersQuery{})) == 3 })
+	j := b.ended(b.start(o, delivery.JobRequest{Kind: delivery.JobRedrive})) // asked of another gateway
+	if j.Matched != 3 || j.Done != 3 || j.Skipped != 0 {
+		t.Errorf("the job is %+v", j)
+	}
+	var got []string
+	for range 3 {
+		l := a.next()
+		if from, _ := l.Record.Header(event.RedriveFrom); l.Record.Topic != topic || !strings.HasPrefix(string(from), o.DeadLetterTopic) {
+			t.Errorf("it came as %+v", l.Record)
+		}
+		got = append(got, fmt.Sprintf("%s#%d", l.Record.Value, l.Attempt))
+		a.ack(l)
+	}
+	if slices.Sort(got); strings.Join(got, " ") != "a0#1 a1#1 b0#1" {
+		t.Errorf("delivered %s", got)
+	}
+	c.Put(events(topic, "z")...)
+	if l := b.next(); string(l.Record.Value) != "z" {
+		t.Errorf("the other subscription got %s", l.Record.Value)
+	} else {
+		b.ack(l)
+	}
+	if l := list(t, b.letters, o, delivery.LettersQuery{}); len(l) != 0 {
+		t.Errorf("%s are still to be redriven", texts(l))
+	}
+}
+
+func TestWhatIsRedrivenToAQueueBeforeItsShareGroupBeginsIsDelivered(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "later", topic)
+	putDead(c, c.Topic("later.dead", 1), topic, o.Name, 3, "a")
+	a := openOffice(t, c, nil)
+	a.ended(a.start(o, delivery.JobRequest{Kind: delivery.JobRedrive}))
+	a.open(o)
+	var got []string
+	for range 3 {
+		l := a.next()
+		got = append(got, fmt.Sprintf("%s#%d", l.Record.Value, l.Attempt))
+		a.ack(l)
+	}
+	if slices.Sort(got); strings.Join(got, " ") != "a0#1 a1#1 a2#1" {
+		t.Errorf("delivered %s", got)
+	}
+}
+
+func TestAReplayIntoAQueueDeliversASliceAgainAndAsksItsFilter(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "replay", topic)
+	c.Put(events(topic, "a0", "b0", "a1", "c0")...)
+	o.Filter = onlyKey("a")
+	a := openOffice(t, c, nil)
+	a.open(o)
+	for range 2 {
+		a.ack(a.next())
+	}
+	eventually(t, "all is settled", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+	for _, row := range []struct {
+		replay  delivery.ReplayRequest
+		matched int64
+	}{
+		{delivery.ReplayRequest{After: time.UnixMilli(1)}, 4},
+		{delivery.ReplayRequest{After: time.UnixMilli(1), HasKey: true, Key: []byte("a")}, 2},
+	} {
+		if j := a.ended(a.start(o, delivery.JobRequest{Kind: delivery.JobReplay, Replay: row.replay})); j.Matched != row.matched || j.Done != row.matched {
+			t.Errorf("the job is %+v", j)
+		}
+		var got []string
+		for range 2 {
+			l := a.next()
+			if l.Record.Topic != topic || len(l.Record.Headers) != 1 {
+				t.Errorf("it came as %+v", l.Record)
+			}
+			got = append(got, fmt.Sprintf("%s#%d", l.Record.Value, l.Attempt))
+			a.ack(l)
+		}
+		if slices.Sort(got); strings.Join(got, " ") != "a0#1 a1#1" {
+			t.Errorf("replayed were %s", got)
+		}
+	}
+}

@@ -73,9 +73,13 @@ const (
 // openShared joins the share group and starts the queue's goroutines.
 func (q *Queue) openShared(ctx context.Context) error {
 	s := &sharing{held: map[place]*hold{}, of: map[*entry]*hold{}, again: againTopic(q.options.SidePrefix, q.options.Name), saying: map[saying]*fate{}, stories: map[place]past{}, wake: make(chan struct{}, 1)}
+	var beside []string
+	if again, _, err := q.findAgain(); err == nil && again { // else againLoop finds it, or says why not
+		beside = append(beside, s.again)
+	}
 	s.consumer = q.kafka.NewShareConsumer(broker.ShareOptions{
 		Group: q.options.Group, Topics: q.options.Topics, Pattern: q.options.TopicsPattern, Except: q.options.isLetters,
-		Start: q.options.Start, Room: q.roomShared,
+		Start: q.options.Start, Beside: beside, Room: q.roomShared,
 	}, sharer{q})
 	q.mu.Lock()
 	q.shared = s

@@ -311,7 +311,7 @@ func (q *Queue) againLoop() {
 		case <-timer.C:
 			looks--
 		}
-		again, delays, err := q.findAgain()
+		again, delays, err := q.findAgain(q.ctx)
 		switch {
 		case err == nil:
 			said = ""
@@ -334,8 +334,8 @@ func (q *Queue) againLoop() {
 }
 
 // findAgain reports which of the topics there are.
-func (q *Queue) findAgain() (again, delays bool, err error) {
-	ctx, cancel := context.WithTimeout(q.ctx, moveRetryMax)
+func (q *Queue) findAgain(ctx context.Context) (again, delays bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, moveRetryMax)
 	defer cancel()
 	names, own := q.delayTopics(), againTopic(q.options.SidePrefix, q.options.Name)
 	existing, err := q.kafka.Existing(ctx, append(names, own)...)

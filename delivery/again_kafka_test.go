@@ -316,3 +316,32 @@ func TestAReplayIntoAQueueDeliversASliceAgainAndAsksItsFilter(t *testing.T) {
 		}
 	}
 }
+
+func TestQueueEventPutAsideByANewerPosternIsKeptForOneAndStopsNobody(t *testing.T) {
+	c := shareCluster(t)
+	topic, own := c.Topic("uploads", 1), c.Topic("_side.again.newer", 1)
+	o := queueOptions(c, "newer", topic)
+	c.Put(&event.Record{Topic: own, Value: []byte("tomorrow"), Headers: []event.Header{{Name: event.MoveVersion, Value: []byte("2")}}})
+	c.Put(events(topic, "a0", "b0")...)
+	i := borrow(t, c, o)
+	i.ack(i.next())
+	i.ack(i.next())
+	eventually(t, "all else is settled", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+	i.stop()
+	if lag := shareLag(t, c, o.Group, own); lag != 1 {
+		t.Errorf("%d events are left for a newer Postern", lag)
+	}
+}
+
+func TestStatusOfAQueueCountsWhatWaitsForItsNextAttempt(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "waits", topic)
+	c.Put(events(topic, "a0")...)
+	i := borrow(t, c, o)
+	i.nack(i.next(), time.Hour, "later")
+	eventually(t, "its cause", func() bool {
+		report, err := i.queues.Report(t.Context(), o)
+		return err == nil && report.Cause.Kind == delivery.CauseRetrying && i.queue.Backlog() == 1
+	})
+}

@@ -197,6 +197,9 @@ func (r *relay) step() (time.Duration, error) {
 		_, errs := r.q.mover.Move(r.q.ctx, records)
 		failed = r.carried(entries, errs)
 	}
+	if fault.Is(failed, fault.UnknownTopic) { // somebody deleted the again topic
+		failed = errors.Join(failed, createAgain(r.ctx, r.q.kafka, r.q.shared.again, r.q.sourceTopic()))
+	}
 	if err := r.commit(r.q.ctx, nil); err != nil {
 		failed = errors.Join(failed, err)
 	}

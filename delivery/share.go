@@ -74,7 +74,7 @@ const (
 func (q *Queue) openShared(ctx context.Context) error {
 	s := &sharing{held: map[place]*hold{}, of: map[*entry]*hold{}, again: againTopic(q.options.SidePrefix, q.options.Name), saying: map[saying]*fate{}, stories: map[place]past{}, wake: make(chan struct{}, 1)}
 	var beside []string
-	if again, _, err := q.findAgain(); err == nil && again { // else againLoop finds it, or says why not
+	if again, _, err := q.findAgain(ctx); err == nil && again { // else againLoop finds it, or says why not
 		beside = append(beside, s.again)
 	}
 	s.consumer = q.kafka.NewShareConsumer(broker.ShareOptions{

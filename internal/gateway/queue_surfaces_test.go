@@ -380,3 +380,29 @@ func TestQueueEventThatWaitsComesFromAnotherGatewayWhenTheOneThatPutItAsideIsKil
 	a.cancel()
 	one.stopAny()
 }
+
+func TestQueueStatusShowsWhatCameBackFromALongWait(t *testing.T) {
+	cluster := shareCluster(t)
+	topic, name := cluster.Topic("share-back", 1), cluster.Name("share-back-sub")
+	g := start(t, cluster, prefixed(cluster))
+	g.create(&posternv1.Subscription{Name: name, Topics: []string{topic}, Order: posternv1.Order_ORDER_QUEUE, Retry: &posternv1.RetryPolicy{HoldLimit: durationpb.New(time.Second)}})
+	put(cluster, topic, 1, "a")
+	s := g.subscribe(&posternv1.Open{Subscription: name, Confirm: posternv1.Confirm_CONFIRM_ON_COMMIT})
+	s.settle(nack(s.next(), 2*time.Second, "later"))
+	d := s.next()
+	eventually(t, "its place in the status", func() bool {
+		st, err := g.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+		if err != nil || st.Lag != 1 {
+			return false
+		}
+		for _, p := range st.Partitions {
+			if strings.HasSuffix(p.Topic, ".again."+name) && p.Lag == 1 && p.Outstanding == 1 && p.EndOffset > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	s.ack(d)
+	s.receipt()
+	s.close()
+}

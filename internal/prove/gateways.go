@@ -50,7 +50,7 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-func newGateway(number int, o Options) (*gateway, error) {
+func newGateway(number int, o Options, more ...string) (*gateway, error) {
 	g := &gateway{number: number, env: o.Env, turn: make(chan struct{}, 1), said: &lastLines{}}
 	for _, address := range []*string{&g.http, &g.grpc, &g.admin} {
 		var err error
@@ -65,6 +65,7 @@ func newGateway(number int, o Options) (*gateway, error) {
 	g.program = append([]string{}, o.Program...)
 	g.program = append(g.program, "run", "--kafka-brokers", strings.Join(brokers, ","), "--kafka-session-timeout", sessionTimeout.String(),
 		"--listen-http", g.http, "--listen-grpc", g.grpc, "--listen-admin", g.admin, "--drain-timeout", "5s")
+	g.program = append(g.program, more...)
 	for _, address := range []string{g.http, g.grpc} {
 		l, err := link.New("127.0.0.1:0", address)
 		if err != nil {

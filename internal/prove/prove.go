@@ -32,7 +32,12 @@ type Options struct {
 	Brokers []string // of a Kafka that may be written to
 	// Through gives the brokers' addresses for a gateway that reaches them by links
 	// of its own; nil: Brokers. The run's own client always uses Brokers.
-	Through  func(gateway int) []string
+	Through func(gateway int) []string
+	// Dev is a folder: the only gateway is a `postern dev` that keeps its data there,
+	// with its Kafka at the one address in Brokers. "": gateways are `postern run`.
+	Dev string
+	// Started, if not nil, is told of each process.
+	Started  func(gateway, pid int)
 	Program  []string      // the program, and arguments before its verb
 	Env      []string      // for the program
 	Gateways int           // processes; default 2
@@ -50,6 +55,8 @@ type Fault struct {
 	// nothing of its group meanwhile, and may lend what others have settled until it
 	// knows, is named by apart before.
 	Cause func(ctx context.Context, random *rand.Rand, apart func(gateway int)) error
+	// Ends says that Cause kills the gateways' processes; they are started again.
+	Ends bool
 }
 
 // Result of a run.
@@ -131,16 +138,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer r.kafka.Close()
-	for _, topic := range r.topics {
-		if err := r.kafka.CreateTopic(ctx, topic, partitions, nil); err != nil {
-			return Result{}, err
-		}
-	}
-	defer func() {
-		_ = r.kafka.DeleteTopics(context.WithoutCancel(ctx), append(r.topics, r.name+".dead")...) // a topic that stays does no harm
-	}()
 	for i := range o.Gateways {
-		g, err := newGateway(i, o, "--config", r.registry.config())
+		g, err := newGateway(i, o, r.registry.flags()...)
 		if err != nil {
 			return Result{}, err
 		}
@@ -150,6 +149,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 			return Result{}, err
 		}
 	}
+	for _, topic := range r.topics {
+		if err := r.kafka.CreateTopic(ctx, topic, partitions, nil); err != nil {
+			return Result{}, err
+		}
+	}
+	defer func() {
+		_ = r.kafka.DeleteTopics(context.WithoutCancel(ctx), append(r.topics, r.name+".dead")...) // a topic that stays does no harm
+	}()
 	r.Progress("%d gateways are up; seed %d", o.Gateways, o.Seed)
 	h, err := r.load(ctx)
 	if err != nil {
@@ -250,6 +257,13 @@ func (r *run) load(ctx context.Context) (history.History, error) {
 			return history.History{}, err
 		}
 	}
+	if r.Dev != "" { // what it has acknowledged must be on its disk
+		g := r.gateways[0]
+		r.recorder.Record(history.Entry{Kind: history.Fault, Value: "the last kill"})
+		if err := errors.Join(g.end(syscall.SIGKILL), g.start(ctx)); err != nil {
+			return history.History{}, err
+		}
+	}
 	r.Progress("nothing is broken any more; waiting until all %d events are settled", r.stored.Load())
 	if err := r.awaitSettled(ctx); err != nil {
 		r.oddly("%v", err)
@@ -288,6 +302,11 @@ func (r *run) nemesis(ctx context.Context) error {
 		}
 		if err := f.Cause(ctx, random, apart); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+		for _, g := range r.gateways {
+			if err := r.revive(ctx, g, f); err != nil {
+				return err
+			}
 		}
 		r.recorder.Record(history.Entry{Kind: history.Note, Value: mended + f.Name})
 		r.broken[f.Name]++

@@ -61,12 +61,18 @@ func startRegistry(ctx context.Context, topic string) (g *registry, err error) {
 	if g.link, err = link.New("127.0.0.1:0", g.address); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("schema_registry:\n  urls: [http://%s]\n  timeout: 1s\n  latest_ttl: %s\ntopics:\n  - match: %s\n    schema:\n      value: {rule: validate, version: publisher}\n", g.link.Address(), latestTTL, topic)
+	text := fmt.Sprintf("schema_registry:\n  timeout: 1s\n  latest_ttl: %s\ntopics:\n  - match: %s\n    schema:\n      value: {rule: validate, version: publisher}\n", latestTTL, topic)
 	if err := os.WriteFile(g.config(), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	_, err = g.register(ctx)
 	return g, err
+}
+
+// flags have a gateway ask the registry for the topic's schemas. A postern dev that
+// is given one starts none of its own.
+func (g *registry) flags() []string {
+	return []string{"--config", g.config(), "--schema-registry-urls", "http://" + g.link.Address()}
 }
 
 func (g *registry) config() string { return filepath.Join(g.dir, "gateway.yaml") }
@@ -118,10 +124,10 @@ func (g *registry) register(ctx context.Context) (id int32, err error) {
 func (r *run) registryFaults() []Fault {
 	g := r.registry
 	return []Fault{
-		{"the schema registry is stopped", func(ctx context.Context, random *rand.Rand, _ func(int)) error {
+		{Name: "the schema registry is stopped", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
 			return r.withoutRegistry(ctx, random, g.end, g.serve)
 		}},
-		{"the schema registry does not answer", func(ctx context.Context, random *rand.Rand, _ func(int)) error {
+		{Name: "the schema registry does not answer", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
 			return r.withoutRegistry(ctx, random,
 				func() error { g.link.Cut(link.There, link.Back); return nil },
 				func() error { g.link.Mend(); return nil })

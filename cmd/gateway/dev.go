@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -61,6 +62,17 @@ func (d *dev) run(ctx context.Context, c *cobra.Command, load *loader) (err erro
 		return usageError{err}
 	}
 	defer func() { err = errors.Join(err, broker.Close()) }()
+	ctx, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-broker.Failed(): // Close says why
+			stop()
+		case <-ctx.Done():
+		}
+	})
+	defer watching.Wait()
+	defer stop()
 	if err := c.Flags().Set(config.Flag("kafka.brokers"), broker.Addr()); err != nil {
 		return err
 	}

@@ -26,3 +26,30 @@ func BenchmarkWriting(b *testing.B) {
 		c.exchanges.giveBack(x)
 	}
 }
+
+// BenchmarkSign is a signature of 1 KiB by each kind of key, and by two keys while one is changed.
+func BenchmarkSign(b *testing.B) {
+	key := func(secret setting.Secret) signingKey {
+		k, err := parseKey(Key{Secret: secret})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return k
+	}
+	hmac, other, asymmetric := key(setting.NewSecret(secretA)), key(setting.NewSecret(secretB)), key(asymmetric())
+	body := make([]byte, 1024)
+	for _, c := range []struct {
+		name string
+		keys []signingKey
+	}{{"hmac", []signingKey{hmac}}, {"two", []signingKey{hmac, other}}, {"ed25519", []signingKey{asymmetric}}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if header, _, err := sign(c.keys, vectorID, vectorTime, body); err != nil || header == "" {
+					b.Fatal(header, err)
+				}
+			}
+		})
+	}
+}

@@ -3,8 +3,8 @@
 // about durability or failover: there is one copy, on one disk.
 //
 // What the stand-in leaves to its host is done here: one process at a time on
-// a folder (folder.go), an end in order so that everything is written, and a
-// cap on what is kept (retention.go). Wiring, and what is said to people, is
+// a folder (folder.go), an end in order so that everything is written, an end at
+// once when the disk fails (disk.go), and a cap on what is kept (retention.go). Wiring, and what is said to people, is
 // `postern dev`'s.
 package embedded
 
@@ -89,6 +89,7 @@ type Broker struct {
 	Recovered bool
 
 	cluster *kfake.Cluster
+	line    *line
 	addr    string
 	folder  *folder // nil in memory
 	log     *faults
@@ -103,7 +104,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	b := &Broker{log: &faults{log: o.Logger}, done: make(chan struct{})}
+	b := &Broker{log: &faults{log: o.Logger, failed: make(chan struct{})}, done: make(chan struct{})}
 	b.close = sync.OnceValue(b.end)
 	// The folder first: a second `postern dev` with the same words is told of the
 	// first one, not of a port.
@@ -119,15 +120,21 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		return nil, errors.Join(fmt.Errorf("the Kafka port: %w: free it, or choose another with --kafka-listen 127.0.0.1:PORT (port 0 takes any)", err), b.folder.giveBack())
 	}
 	b.addr = listener.Addr().String()
+	b.line = &line{Listener: listener, conns: map[*lineConn]struct{}{}}
+	b.log.cut = b.line.cut
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
-		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
+		kfake.ListenFn(func(string, string) (net.Listener, error) { return b.line, nil }),
 		kfake.DefaultNumPartitions(int(o.Partitions)),
 		kfake.BrokerConfigs(brokerConfigs(o.Retention)),
 		kfake.WithLogger(b.log),
 	}
 	if o.Dir != "" {
-		opts = append(opts, kfake.DataDir(filepath.Join(o.Dir, "kafka")))
+		data := filepath.Join(o.Dir, "kafka")
+		if err := cutTorn(data); err != nil {
+			return nil, errors.Join(err, listener.Close(), b.folder.giveBack())
+		}
+		opts = append(opts, kfake.DataDir(data))
 	}
 	if b.cluster, err = kfake.NewCluster(opts...); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the embedded broker in %s: %w: --memory starts without the folder, another --data-dir with an empty one", o.Dir, err),
@@ -169,6 +176,10 @@ func (b *Broker) createTopics(request kmsg.Request) (kmsg.Response, error, bool)
 // Addr is the Kafka address, as clients are told it.
 func (b *Broker) Addr() string { return b.addr }
 
+// Failed is closed when the disk has failed. The broker answers nobody any more;
+// what is left is to Close it, which says what went wrong.
+func (b *Broker) Failed() <-chan struct{} { return b.log.failed }
+
 // Close ends the broker after writing what is only in memory, then frees the
 // folder. It ends once; a second call gives the first one's answer.
 func (b *Broker) Close() error { return b.close() }
@@ -176,6 +187,11 @@ func (b *Broker) Close() error { return b.close() }
 func (b *Broker) end() error {
 	b.stop()
 	<-b.done
+	if err := b.log.failure(); err != nil {
+		// The stand-in is left as it is: closing it in order would write down what
+		// it takes for stored. The marker stays.
+		return errors.Join(fmt.Errorf("the embedded broker has ended because its disk failed: %w: what was acknowledged is kept; make room or mend the disk, then start again", err), b.folder.giveBack())
+	}
 	b.log.keep()
 	b.cluster.Close()
 	// Writing that failed was only logged by the stand-in. The marker then stays,
@@ -193,13 +209,22 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// faults is the stand-in's logger: it passes warnings on, and can keep errors,
-// because its Close returns none.
+// faults is the stand-in's logger: it passes warnings on, acts on those of the
+// disk, and can keep errors, because its Close returns none.
 type faults struct {
 	log     *slog.Logger
+	cut     func()        // ends all answers
+	failed  chan struct{} // closed with the first warning of the disk
 	mu      sync.Mutex
 	keeping bool
 	errs    []error
+	disk    error
+}
+
+func (f *faults) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.disk
 }
 
 func (f *faults) keep() {
@@ -224,6 +249,14 @@ func (f *faults) Logf(level kfake.LogLevel, format string, args ...any) {
 	if f.keeping && level == kfake.LogLevelError {
 		f.errs = append(f.errs, errors.New(text))
 	}
+	first := f.disk == nil && !f.keeping && isUnwritten(text)
+	if first {
+		f.disk = errors.New(text)
+	}
 	f.mu.Unlock()
+	if first {
+		f.cut() // who calls has not answered yet
+		close(f.failed)
+	}
 	f.log.Warn("embedded broker: " + text)
 }

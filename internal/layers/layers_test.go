@@ -44,7 +44,7 @@ var table = map[string][]string{
 	"internal/gateway":     {"*"},
 	"cmd/gateway":          {"delivery/endpoint", "delivery/webhook", "event", "fault", "internal/config", "internal/embedded", "internal/gateway", "internal/prove", "internal/setting", "internal/telemetry", "internal/wire", "proto/postern/v1", "schema"},
 	"internal/layers":      {},
-	"internal/prove":       {"broker", "event", "history", "internal/link", "internal/workload", "proto/postern/v1"},
+	"internal/prove":       {"broker", "event", "fault", "history", "internal/embedded", "internal/link", "internal/wire", "internal/workload", "proto/postern/v1", "schema"},
 	"internal/link":        {}, // it knows no protocol
 	"internal/workload":    {"fault", "history", "internal/wire", "proto/postern/v1"},
 	"internal/errorsdoc":   {"broker", "fault", "internal/wire"},

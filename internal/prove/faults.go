@@ -2,6 +2,7 @@ package prove
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"syscall"
 	"time"
@@ -13,7 +14,7 @@ import (
 func (r *run) gatewayFaults() []Fault {
 	one := func(random *rand.Rand) *gateway { return r.gateways[random.IntN(len(r.gateways))] }
 	return []Fault{
-		{"kill -9 of a gateway", func(ctx context.Context, random *rand.Rand, apart func(int)) error {
+		{Name: "kill -9 of a gateway", Cause: func(ctx context.Context, random *rand.Rand, apart func(int)) error {
 			g := one(random)
 			if err := g.end(syscall.SIGKILL); err != nil {
 				return err
@@ -21,7 +22,7 @@ func (r *run) gatewayFaults() []Fault {
 			sleep(ctx, time.Duration(random.Int64N(int64(2*time.Second))))
 			return g.start(ctx)
 		}},
-		{"restart of every gateway in order, one after the other", func(ctx context.Context, _ *rand.Rand, _ func(int)) error {
+		{Name: "restart of every gateway in order, one after the other", Cause: func(ctx context.Context, _ *rand.Rand, _ func(int)) error {
 			for _, g := range r.gateways {
 				if err := g.end(syscall.SIGTERM); err != nil {
 					return err
@@ -32,7 +33,7 @@ func (r *run) gatewayFaults() []Fault {
 			}
 			return nil
 		}},
-		{"a gateway is frozen for longer than its session", func(ctx context.Context, random *rand.Rand, apart func(int)) error {
+		{Name: "a gateway is frozen for longer than its session", Cause: func(ctx context.Context, random *rand.Rand, apart func(int)) error {
 			g := one(random)
 			apart(g.number)
 			g.signal(syscall.SIGSTOP)
@@ -40,7 +41,7 @@ func (r *run) gatewayFaults() []Fault {
 			g.signal(syscall.SIGCONT)
 			return nil
 		}},
-		{"a gateway is frozen for a moment", func(ctx context.Context, random *rand.Rand, apart func(int)) error {
+		{Name: "a gateway is frozen for a moment", Cause: func(ctx context.Context, random *rand.Rand, apart func(int)) error {
 			g := one(random)
 			apart(g.number)
 			g.signal(syscall.SIGSTOP)
@@ -48,13 +49,13 @@ func (r *run) gatewayFaults() []Fault {
 			g.signal(syscall.SIGCONT)
 			return nil
 		}},
-		{"connections to clients are reset in the middle of a frame", func(_ context.Context, random *rand.Rand, _ func(int)) error {
+		{Name: "connections to clients are reset in the middle of a frame", Cause: func(_ context.Context, random *rand.Rand, _ func(int)) error {
 			for _, l := range one(random).links {
 				l.ResetAfter(link.Direction(random.IntN(2)), random.Int64N(2000))
 			}
 			return nil
 		}},
-		{"what a gateway answers its clients is held back", func(ctx context.Context, random *rand.Rand, apart func(int)) error {
+		{Name: "what a gateway answers its clients is held back", Cause: func(ctx context.Context, random *rand.Rand, apart func(int)) error {
 			g := one(random)
 			for _, l := range g.links {
 				l.Cut(link.Back)
@@ -66,6 +67,19 @@ func (r *run) gatewayFaults() []Fault {
 			return nil
 		}},
 	}
+}
+
+// revive starts g again after a fault that ends it. No other may.
+func (r *run) revive(ctx context.Context, g *gateway, f Fault) error {
+	if f.Ends {
+		return errors.Join(g.end(syscall.SIGKILL), g.start(ctx))
+	}
+	err, ended := g.ended()
+	if !ended {
+		return nil
+	}
+	r.oddly("gateway %d ended by itself (%v) at %q; it said:\n%s", g.number, err, f.Name, g.said)
+	return g.start(ctx)
 }
 
 // mend starts g if a fault has left it down.

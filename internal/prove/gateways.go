@@ -27,6 +27,8 @@ type gateway struct {
 	number            int
 	program           []string
 	env               []string
+	alone             bool // a postern dev: it does not say who it is, and no other can be meant
+	started           func(gateway, pid int)
 	http, grpc, admin string
 	links             []*link.Link // between the clients and the gateway: HTTP, gRPC
 	target            *workload.Target
@@ -50,8 +52,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-func newGateway(number int, o Options) (*gateway, error) {
-	g := &gateway{number: number, env: o.Env, turn: make(chan struct{}, 1), said: &lastLines{}}
+func newGateway(number int, o Options, more ...string) (*gateway, error) {
+	g := &gateway{number: number, env: o.Env, alone: o.Dev != "", started: o.Started, turn: make(chan struct{}, 1), said: &lastLines{}}
 	for _, address := range []*string{&g.http, &g.grpc, &g.admin} {
 		var err error
 		if *address, err = freeAddress(); err != nil {
@@ -63,8 +65,14 @@ func newGateway(number int, o Options) (*gateway, error) {
 		brokers = o.Through(number)
 	}
 	g.program = append([]string{}, o.Program...)
-	g.program = append(g.program, "run", "--kafka-brokers", strings.Join(brokers, ","), "--kafka-session-timeout", sessionTimeout.String(),
+	if o.Dev != "" {
+		g.program = append(g.program, "dev", "--data-dir", o.Dev, "--kafka-listen", o.Brokers[0])
+	} else {
+		g.program = append(g.program, "run", "--kafka-brokers", strings.Join(brokers, ","))
+	}
+	g.program = append(g.program, "--kafka-session-timeout", sessionTimeout.String(),
 		"--listen-http", g.http, "--listen-grpc", g.grpc, "--listen-admin", g.admin, "--drain-timeout", "5s")
+	g.program = append(g.program, more...)
 	for _, address := range []string{g.http, g.grpc} {
 		l, err := link.New("127.0.0.1:0", address)
 		if err != nil {
@@ -111,6 +119,9 @@ func (g *gateway) start(ctx context.Context) error {
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("start gateway %d: %w", g.number, err)
 	}
+	if g.started != nil {
+		g.started(g.number, c.Process.Pid)
+	}
 	exited := make(chan error, 1)
 	go func() { exited <- c.Wait() }()
 	g.mu.Lock()
@@ -127,8 +138,11 @@ func (g *gateway) start(ctx context.Context) error {
 				all := named.FindAllStringSubmatch(g.said.String(), -1)
 				if len(all) > 0 { // it says so a moment after, or before
 					g.mu.Lock()
-					g.instance, g.serving = all[len(all)-1][1], true
+					g.instance = all[len(all)-1][1]
 					g.mu.Unlock()
+				}
+				if len(all) > 0 || g.alone {
+					g.set(true)
 					return nil
 				}
 			}
@@ -159,6 +173,20 @@ func (g *gateway) signal(s syscall.Signal) {
 	defer g.mu.Unlock()
 	if g.process != nil {
 		_ = g.process.Process.Signal(s) // one that has ended needs none
+	}
+}
+
+// ended reports whether the process has ended, and with what.
+func (g *gateway) ended() (error, bool) {
+	g.mu.Lock()
+	exited := g.exited
+	g.mu.Unlock()
+	select {
+	case err := <-exited:
+		exited <- err
+		return err, true
+	default:
+		return nil, false
 	}
 }
 

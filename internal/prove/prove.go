@@ -2,7 +2,8 @@
 // clients saw: `postern prove` on a user's machine, and the rig's runs with real
 // brokers (loadtest/faults). Gateways are processes; they are killed, frozen and
 // restarted, and whoever calls adds faults of its own. Package workload is the
-// load, package history the judge.
+// load, package history the judge. A schema registry of the run's own (registry.go) is
+// taken away, too, from a topic with a rule.
 package prove
 
 import (
@@ -12,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -30,7 +32,12 @@ type Options struct {
 	Brokers []string // of a Kafka that may be written to
 	// Through gives the brokers' addresses for a gateway that reaches them by links
 	// of its own; nil: Brokers. The run's own client always uses Brokers.
-	Through  func(gateway int) []string
+	Through func(gateway int) []string
+	// Dev is a folder: the only gateway is a `postern dev` that keeps its data there,
+	// with its Kafka at the one address in Brokers. "": gateways are `postern run`.
+	Dev string
+	// Started, if not nil, is told of each process.
+	Started  func(gateway, pid int)
 	Program  []string      // the program, and arguments before its verb
 	Env      []string      // for the program
 	Gateways int           // processes; default 2
@@ -48,6 +55,8 @@ type Fault struct {
 	// nothing of its group meanwhile, and may lend what others have settled until it
 	// knows, is named by apart before.
 	Cause func(ctx context.Context, random *rand.Rand, apart func(gateway int)) error
+	// Ends says that Cause kills the gateways' processes; they are started again.
+	Ends bool
 }
 
 // Result of a run.
@@ -92,10 +101,12 @@ type run struct {
 	recorder *history.Recorder
 	gateways []*gateway
 	kafka    *broker.Client
-	topic    string
-	name     string // of the subscription
+	topics   []string // the load's; the last is the registry's
+	name     string   // of the subscription
+	registry *registry
 	settled  atomic.Int64
 	stored   atomic.Int64
+	asked    atomic.Int64 // events published by faults themselves
 	mu       sync.Mutex
 	odd      []string
 	broken   map[string]int
@@ -116,20 +127,19 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	began := time.Now()
 	r := &run{Options: o, recorder: history.NewRecorder(), broken: map[string]int{}}
 	suffix := strconv.FormatInt(began.UnixMilli(), 36)
-	r.topic, r.name = "prove-"+suffix, "prove-"+suffix
+	r.name = "prove-" + suffix
+	r.topics = []string{r.name, r.name + ".schema"}
 	var err error
+	if r.registry, err = startRegistry(ctx, r.topics[1]); err != nil {
+		return Result{}, err
+	}
+	defer func() { _ = r.registry.stop() }() // all that counted is recorded
 	if r.kafka, err = broker.New(broker.Options{Brokers: o.Brokers, Logger: slog.New(slog.DiscardHandler)}.WithDefaults()); err != nil {
 		return Result{}, err
 	}
 	defer r.kafka.Close()
-	if err := r.kafka.CreateTopic(ctx, r.topic, partitions, nil); err != nil {
-		return Result{}, err
-	}
-	defer func() {
-		_ = r.kafka.DeleteTopics(context.WithoutCancel(ctx), r.topic, r.name+".dead") // a topic that stays does no harm
-	}()
 	for i := range o.Gateways {
-		g, err := newGateway(i, o)
+		g, err := newGateway(i, o, r.registry.flags()...)
 		if err != nil {
 			return Result{}, err
 		}
@@ -139,6 +149,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 			return Result{}, err
 		}
 	}
+	for _, topic := range r.topics {
+		if err := r.kafka.CreateTopic(ctx, topic, partitions, nil); err != nil {
+			return Result{}, err
+		}
+	}
+	defer func() {
+		_ = r.kafka.DeleteTopics(context.WithoutCancel(ctx), append(r.topics, r.name+".dead")...) // a topic that stays does no harm
+	}()
 	r.Progress("%d gateways are up; seed %d", o.Gateways, o.Seed)
 	h, err := r.load(ctx)
 	if err != nil {
@@ -194,9 +212,14 @@ func (r *run) load(ctx context.Context) (history.History, error) {
 	subscribing, stopSubscribing := context.WithCancel(ctx)
 	defer stopSubscribing()
 	var publishers, subscribers sync.WaitGroup
-	for i, route := range workload.Routes {
+	// Half of the ways publish to the topic with the rule, too.
+	for i, route := range append(slices.Clone(workload.Routes), workload.Unary, workload.Stream, workload.Lines) {
+		topic, ruled := r.topics[0], i >= len(workload.Routes)
+		if ruled {
+			topic = r.registry.topic
+		}
 		p := &workload.Publisher{
-			Name: fmt.Sprintf("p%d", i), Topic: r.topic, Route: route, Keys: 4, Targets: r.targets, Recorder: r.recorder,
+			Name: fmt.Sprintf("p%d", i), Topic: topic, JSON: ruled, Route: route, Keys: 4, Targets: r.targets, Recorder: r.recorder,
 			Random: workload.NewRandom(r.Seed, uint64(10+i)), Wait: callWait, Pause: 20 * time.Millisecond, Hasty: 0.01, Odd: r.oddly,
 			Answered: func(kind history.Kind, _ time.Duration) {
 				if kind == history.OK {
@@ -210,7 +233,7 @@ func (r *run) load(ctx context.Context) (history.History, error) {
 	var mending atomic.Bool
 	for i := range 3 {
 		s := &workload.Subscriber{
-			Subscription: &posternv1.Subscription{Name: r.name, Topics: []string{r.topic}, Retry: &posternv1.RetryPolicy{MaxAttempts: 100}},
+			Subscription: &posternv1.Subscription{Name: r.name, Topics: r.topics, Retry: &posternv1.RetryPolicy{MaxAttempts: 100}},
 			Targets:      r.targets, Recorder: r.recorder, Random: workload.NewRandom(r.Seed, uint64(30+i)), Window: 64, Lease: 5 * time.Second, Odd: r.oddly,
 			Confirm: []posternv1.Confirm{posternv1.Confirm_CONFIRM_ON_COMMIT, posternv1.Confirm_CONFIRM_ON_ACCEPT}[i%2],
 			Manner: func() workload.Manner {
@@ -234,6 +257,13 @@ func (r *run) load(ctx context.Context) (history.History, error) {
 			return history.History{}, err
 		}
 	}
+	if r.Dev != "" { // what it has acknowledged must be on its disk
+		g := r.gateways[0]
+		r.recorder.Record(history.Entry{Kind: history.Fault, Value: "the last kill"})
+		if err := errors.Join(g.end(syscall.SIGKILL), g.start(ctx)); err != nil {
+			return history.History{}, err
+		}
+	}
 	r.Progress("nothing is broken any more; waiting until all %d events are settled", r.stored.Load())
 	if err := r.awaitSettled(ctx); err != nil {
 		r.oddly("%v", err)
@@ -247,7 +277,7 @@ func (r *run) load(ctx context.Context) (history.History, error) {
 // nemesis breaks one thing after the other until the duration is over.
 func (r *run) nemesis(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(r.Seed, 3))
-	faults := append(r.gatewayFaults(), r.Faults...)
+	faults := slices.Concat(r.gatewayFaults(), r.registryFaults(), r.Faults)
 	until := time.Now().Add(r.Duration)
 	for n := 0; ; n++ {
 		wait := pace/2 + time.Duration(random.Int64N(int64(pace)))
@@ -272,6 +302,11 @@ func (r *run) nemesis(ctx context.Context) error {
 		}
 		if err := f.Cause(ctx, random, apart); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+		for _, g := range r.gateways {
+			if err := r.revive(ctx, g, f); err != nil {
+				return err
+			}
 		}
 		r.recorder.Record(history.Entry{Kind: history.Note, Value: mended + f.Name})
 		r.broken[f.Name]++
@@ -299,24 +334,27 @@ func (r *run) awaitSettled(ctx context.Context) error {
 	defer cancel()
 	// A partition's end may be a transaction's marker, which is no event: the last
 	// event decides. Nothing is published any more.
-	records, err := r.read(ctx, r.topic)
-	if err != nil {
-		return err
-	}
-	ends := map[int32]int64{}
-	for _, e := range records {
-		ends[e.Partition] = max(ends[e.Partition], e.Offset+1)
+	ends := map[broker.TopicPartition]int64{}
+	for _, topic := range r.topics {
+		records, err := r.read(ctx, topic)
+		if err != nil {
+			return err
+		}
+		for _, e := range records {
+			at := broker.TopicPartition{Topic: topic, Partition: e.Partition}
+			ends[at] = max(ends[at], e.Offset+1)
+		}
 	}
 	behind := ""
 	for {
-		committed, err := r.kafka.Committed(ctx, r.name, r.topic)
+		committed, err := r.kafka.Committed(ctx, r.name, r.topics...)
 		if err == nil {
 			left := 0
 			behind = ""
 			for p, end := range ends {
-				if at := committed[broker.TopicPartition{Topic: r.topic, Partition: p}].Offset; at < end {
+				if at := committed[p].Offset; at < end {
 					left++
-					behind += fmt.Sprintf(" partition %d is at %d of %d;", p, at, end)
+					behind += fmt.Sprintf(" %s[%d] is at %d of %d;", p.Topic, p.Partition, at, end)
 				}
 			}
 			if left == 0 {
@@ -332,13 +370,15 @@ func (r *run) awaitSettled(ctx context.Context) error {
 
 // history reads the log and the dead letters, and joins them to what the clients saw.
 func (r *run) history(ctx context.Context) (history.History, error) {
-	h := history.History{Subscriptions: map[string][]string{r.name: {r.topic}}}
-	records, err := r.read(ctx, r.topic)
-	if err != nil {
-		return h, err
-	}
-	for _, e := range records {
-		h.Log = append(h.Log, history.Record{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Key: string(e.Key), Value: string(e.Value)})
+	h := history.History{Subscriptions: map[string][]string{r.name: r.topics}}
+	for _, topic := range r.topics {
+		records, err := r.read(ctx, topic)
+		if err != nil {
+			return h, err
+		}
+		for _, e := range records {
+			h.Log = append(h.Log, history.Record{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Key: string(e.Key), Value: string(e.Value)})
+		}
 	}
 	there, err := r.kafka.Existing(ctx, r.name+".dead")
 	if err != nil {

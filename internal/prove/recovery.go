@@ -24,7 +24,7 @@ func recovery(entries []history.Entry) map[string]time.Duration {
 	type wait struct {
 		fault      string
 		since      time.Duration
-		partitions map[int32]bool // that have recovered
+		partitions map[place]bool // that have recovered; their offset is 0
 	}
 	stored := map[place]time.Duration{}
 	worst := map[string]time.Duration{}
@@ -33,7 +33,7 @@ func recovery(entries []history.Entry) map[string]time.Duration {
 		switch e.Kind {
 		case history.Note:
 			if name, ok := strings.CutPrefix(e.Value, mended); ok {
-				waits = append(waits, &wait{name, e.At, map[int32]bool{}})
+				waits = append(waits, &wait{name, e.At, map[place]bool{}})
 			}
 		case history.OK:
 			stored[place{e.Topic, e.Partition, e.Offset}] = e.At
@@ -43,8 +43,8 @@ func recovery(entries []history.Entry) map[string]time.Duration {
 				continue
 			}
 			for _, w := range waits {
-				if at > w.since && !w.partitions[e.Partition] {
-					w.partitions[e.Partition] = true
+				if p := (place{topic: e.Topic, partition: e.Partition}); at > w.since && !w.partitions[p] {
+					w.partitions[p] = true
 					worst[w.fault] = max(worst[w.fault], e.At-w.since)
 				}
 			}

@@ -42,6 +42,7 @@ type Publisher struct {
 	Name     string // begins every value and key
 	Topic    string
 	Route    Route
+	JSON     bool // values are JSON: strings in quotes
 	Keys     int
 	Count    int // requests; 0: until its context ends
 	Targets  func() []*Target
@@ -86,6 +87,9 @@ func (p *Publisher) events(i int) []sent {
 	all := make([]sent, n)
 	for j := range all {
 		all[j] = sent{fmt.Sprintf("%s-k%d", p.Name, (i+j)%p.Keys), fmt.Sprintf("%s-%d.%d", p.Name, i, j)}
+		if p.JSON {
+			all[j].value = strconv.Quote(all[j].value)
+		}
 	}
 	return all
 }

@@ -45,12 +45,8 @@ func startCluster(ctx context.Context, s settings, disk bool) (k *cluster, err e
 		if err := os.MkdirAll(k.data(1), 0o755); err != nil {
 			return nil, err
 		}
-		if err := syscall.Mount("tmpfs", k.data(1), "tmpfs", 0, "size="+strconv.Itoa(diskBytes)); err != nil {
-			return nil, fmt.Errorf("mount a small disk for the broker: %w (needs root; -without disk leaves its faults out)", err)
-		}
-		k.mounted = true
-		if _, err := exec.LookPath("strace"); err != nil {
-			return nil, fmt.Errorf("%w (apt-get install strace; -without disk leaves its faults out)", err)
+		if k.mounted, err = mountDisk(k.data(1), diskBytes); err != nil {
+			return nil, err
 		}
 	}
 	out, err := k.script(ctx, "up", "--port", "0", "--brokers", strconv.Itoa(s.brokers), "--proxied", strconv.Itoa(s.gateways))

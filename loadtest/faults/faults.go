@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -145,21 +144,12 @@ func (k *cluster) failDisk(ctx context.Context, _ *rand.Rand, _ func(int)) error
 	if err != nil || len(logs) == 0 {
 		return fmt.Errorf("the broker has no logs in %s: %w", k.data(1), err)
 	}
-	args := []string{"-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(k.pid(1)), "-e", "trace=write,pwrite64,writev,fsync,fdatasync", "-e", "inject=write,pwrite64,writev,fsync,fdatasync:error=EIO"}
-	for _, log := range logs {
-		args = append(args, "-P", log)
-	}
-	tracing, stop := context.WithCancel(ctx)
-	defer stop()
-	c := exec.CommandContext(tracing, "strace", args...)
-	c.Cancel = func() error { return c.Process.Signal(syscall.SIGINT) } // it lets the broker go
-	c.WaitDelay = 10 * time.Second
-	if err := c.Start(); err != nil {
+	t, err := traceWrites(ctx, k.pid(1), "/dev/null", logs)
+	if err != nil {
 		return err
 	}
 	died := k.awaitDeath(ctx)
-	stop()
-	_ = c.Wait() // it was interrupted
+	t.stop()
 	if !died {
 		return errors.New("the broker lived on though it could write nothing: the fault did not come")
 	}

@@ -4,7 +4,10 @@
 // those of gateways, and prints what was broken, what that showed, and how long
 // the worst recovery took. It fails when a promise was broken.
 //
-//	faults [-brokers 1|3] [-gateways 3] [-duration 3m] [-seed N] [-without WORDS] [-json FILE] [-history FILE]
+// With -dev it is postern dev instead, one process with the broker in it, on a disk
+// that is full or fails; what it acknowledged must be there after the kill at the end.
+//
+//	faults [-dev] [-brokers 1|3] [-gateways 3] [-duration 3m] [-seed N] [-without WORDS] [-json FILE] [-history FILE]
 //
 // The disk faults need root (a tmpfs is mounted) and strace; -without disk leaves them out.
 package main
@@ -26,6 +29,7 @@ import (
 )
 
 type settings struct {
+	dev      bool
 	program  string
 	kafka    string // folder of the scripts
 	brokers  int
@@ -40,6 +44,7 @@ type settings struct {
 func main() {
 	var s settings
 	flag.StringVar(&s.program, "gateway", "bin/postern", "the gateway's program")
+	flag.BoolVar(&s.dev, "dev", false, "postern dev on a bad disk, instead of gateways and Kafka")
 	flag.StringVar(&s.kafka, "kafka", "tools/kafka", "the folder of the scripts that start Kafka")
 	flag.IntVar(&s.brokers, "brokers", 1, "1, or 3: a topic then has three replicas")
 	flag.IntVar(&s.gateways, "gateways", 3, "1 to 3")
@@ -65,19 +70,16 @@ func run(ctx context.Context, s settings) (err error) {
 	if s.brokers != 1 && s.brokers != 3 {
 		return fmt.Errorf("-brokers %d is not offered: 1 or 3", s.brokers)
 	}
-	disk := !strings.Contains(s.without, "disk")
-	k, err := startCluster(ctx, s, disk)
+	options, stop, err := begin(ctx, s)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, k.stop()) }()
-	faults := slices.DeleteFunc(k.faults(), func(f prove.Fault) bool {
+	defer func() { err = errors.Join(err, stop()) }()
+	options.Program, options.Duration, options.Seed = []string{s.program}, s.duration, s.seed
+	options.Progress = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+	options.Faults = slices.DeleteFunc(options.Faults, func(f prove.Fault) bool {
 		return slices.ContainsFunc(strings.Split(s.without, ","), func(word string) bool { return word != "" && strings.Contains(f.Name, word) })
 	})
-	options := prove.Options{
-		Brokers: k.addresses, Through: k.through, Program: []string{s.program}, Gateways: s.gateways, Duration: s.duration, Seed: s.seed, Faults: faults,
-		Progress: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
-	}
 	if s.history != "" {
 		file, err := os.Create(s.history)
 		if err != nil {
@@ -100,7 +102,7 @@ func run(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	for _, f := range faults {
+	for _, f := range options.Faults {
 		if result.Broken[f.Name] == 0 {
 			err = errors.Join(err, fmt.Errorf("%q never came: the run was too short to show anything about it", f.Name))
 		}
@@ -109,4 +111,23 @@ func run(ctx context.Context, s settings) (err error) {
 		err = errors.Join(err, errors.New("a promise was broken"))
 	}
 	return err
+}
+
+// begin starts what the run is about.
+func begin(ctx context.Context, s settings) (o prove.Options, stop func() error, err error) {
+	if s.dev {
+		d, err := newDev()
+		if err != nil {
+			return o, nil, err
+		}
+		if o, err = d.options(); err != nil {
+			return o, nil, errors.Join(err, d.stop())
+		}
+		return o, d.stop, nil
+	}
+	k, err := startCluster(ctx, s, !strings.Contains(s.without, "disk"))
+	if err != nil {
+		return o, nil, err
+	}
+	return prove.Options{Brokers: k.addresses, Through: k.through, Gateways: s.gateways, Faults: k.faults()}, k.stop, nil
 }

@@ -4,8 +4,8 @@
 //
 // What the stand-in leaves to its host is done here: one process at a time on
 // a folder (folder.go), an end in order so that everything is written, an end at
-// once when the disk fails (disk.go), and a cap on what is kept (retention.go). Wiring, and what is said to people, is
-// `postern dev`'s.
+// once when the disk fails (disk.go), and a cap on what is kept (retention.go).
+// Wiring, and what is said to people, is `postern dev`'s.
 package embedded
 
 import (

@@ -125,23 +125,27 @@ func (r *run) registryFaults() []Fault {
 	g := r.registry
 	return []Fault{
 		{Name: "the schema registry is stopped", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
-			return r.withoutRegistry(ctx, random, g.end, g.serve)
+			return r.withoutRegistry(ctx, random, func() error {
+				err := g.end()
+				g.link.Reset()
+				g.link.Mend() // what dials now is refused
+				return err
+			}, g.serve)
 		}},
 		{Name: "the schema registry does not answer", Cause: func(ctx context.Context, random *rand.Rand, _ func(int)) error {
-			return r.withoutRegistry(ctx, random,
-				func() error { g.link.Cut(link.There, link.Back); return nil },
-				func() error { g.link.Mend(); return nil })
+			return r.withoutRegistry(ctx, random, func() error { return nil }, func() error { g.link.Mend(); return nil })
 		}},
 	}
 }
 
-// withoutRegistry takes the registry away, and finds whether each gateway then takes
+// withoutRegistry cuts the registry off, takes it away, and finds whether each gateway then takes
 // events of a schema it knows, refuses one of a schema it does not know by what is
 // true, and takes that when the registry is back. What was stored is the judge's.
 func (r *run) withoutRegistry(ctx context.Context, random *rand.Rand, away, back func() error) error {
 	for _, g := range r.gateways {
 		r.mustStore(ctx, g, 0, "before the registry was away")
 	}
+	r.registry.link.Cut(link.There, link.Back) // before, or a gateway might see it
 	unseen, err := r.registry.register(ctx)
 	if err != nil {
 		return err

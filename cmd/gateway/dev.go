@@ -66,7 +66,8 @@ func (d *dev) run(ctx context.Context, c *cobra.Command, load *loader) (err erro
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
-		case <-broker.Failed(): // Close says why
+		case <-broker.Failed():
+			fmt.Fprintln(os.Stderr, "postern: the embedded broker's disk has failed, it answers nobody any more: stopping") // Close says more
 			stop()
 		case <-ctx.Done():
 		}

@@ -15,9 +15,12 @@ build: ## bin/postern
 run: build ## the gateway with a broker of its own; ARGS="--memory" and the like
 	./bin/postern dev $(ARGS)
 
+# The tests in simulated time; the others of their packages run without it (and with it under race).
+SIMULATED = $(shell grep -rl 'go:build synctests' --include=*_test.go delivery internal broker | xargs grep -hoE '^func (Test|Fuzz)[A-Za-z0-9_]+' | cut -c6- | sort -u | paste -sd'|')
+
 test: ## every test that needs nothing but Go, with and without simulated time
 	go test ./...
-	go test -tags synctests ./delivery/... ./internal/gateway/... ./broker/...
+	go test -tags synctests -run '^($(SIMULATED))$$' ./delivery/... ./internal/gateway/... ./broker/...
 
 SEEDS ?= 1000
 seeds: ## simulate SEEDS (1000) fault schedules in simulated time; SEED=FIRST for one that failed

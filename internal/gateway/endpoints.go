@@ -115,7 +115,7 @@ func (g *Gateway) webhookRests(ctx context.Context, name string) {
 
 // endpointEnabled begins a webhook whose endpoint is not disabled any more. It waits for nothing.
 func (g *Gateway) endpointEnabled(name string) {
-	if e := g.registry.Known(name); e != nil && e.Problem == nil && (e.Spec.Webhook != nil || e.Spec.Push != nil) && !g.rests(e) {
+	if e := g.registry.Known(name); pushed(e) && !g.rests(e) {
 		g.webhooks.begin(e.Spec)
 	}
 }
@@ -124,7 +124,7 @@ func (g *Gateway) endpointEnabled(name string) {
 // a person's request; nil when none is declared here.
 func (g *Gateway) restingPusher(name string) (*endpoint.Pusher, error) {
 	e := g.registry.Known(name)
-	if e == nil || e.Problem != nil || e.Spec.Webhook == nil && e.Spec.Push == nil {
+	if !pushed(e) {
 		return nil, nil //nolint:nilnil // there is none, and nothing is wrong
 	}
 	return g.pusher(e.Spec, e.Spec.Queue().Retry)

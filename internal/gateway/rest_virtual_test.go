@@ -20,6 +20,21 @@ import (
 	"github.com/postern-dev/postern/subscription"
 )
 
+// expectRested looks how many members the group has, and how many events came.
+func expectRested(t *testing.T, cluster *brokertest.Cluster, posts *atomic.Int32, when string, members int, came int32) {
+	t.Helper()
+	groups, err := cluster.Admin().DescribeGroups(t.Context(), "rested")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(groups["rested"].Members); n != members {
+		t.Errorf("%s: %d members, want %d", when, n, members)
+	}
+	if n := posts.Load(); n != came {
+		t.Errorf("%s: %d events came, want %d", when, n, came)
+	}
+}
+
 // TestWebhookThatIsPausedLeavesItsGroupAndComesBackWhenResumed is in simulated
 // time: it leaves after a minute, also over a restart, and nothing is lost.
 func TestWebhookThatIsPausedLeavesItsGroupAndComesBackWhenResumed(t *testing.T) {
@@ -63,16 +78,7 @@ func TestWebhookThatIsPausedLeavesItsGroupAndComesBackWhenResumed(t *testing.T) 
 		}
 		expect := func(when string, members int, came int32) {
 			t.Helper()
-			groups, err := cluster.Admin().DescribeGroups(t.Context(), "rested")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := len(groups["rested"].Members); n != members {
-				t.Errorf("%s: %d members, want %d", when, n, members)
-			}
-			if n := posts.Load(); n != came {
-				t.Errorf("%s: %d events came, want %d", when, n, came)
-			}
+			expectRested(t, cluster, &posts, when, members, came)
 		}
 		publish()
 		time.Sleep(30 * time.Second)
@@ -155,16 +161,7 @@ func TestWebhookThatIsDisabledLeavesItsGroupAndComesBackWhenEnabled(t *testing.T
 		}
 		expect := func(when string, members int, came int32) {
 			t.Helper()
-			groups, err := cluster.Admin().DescribeGroups(t.Context(), "rested")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := len(groups["rested"].Members); n != members {
-				t.Errorf("%s: %d members, want %d", when, n, members)
-			}
-			if n := posts.Load(); n != came {
-				t.Errorf("%s: %d events came, want %d", when, n, came)
-			}
+			expectRested(t, cluster, &posts, when, members, came)
 		}
 		stopped := func(g *bubble) {
 			t.Helper()

@@ -125,8 +125,6 @@ func parseCursor(text string) (map[int32]int64, error) {
 // subscriptionChanged lets what runs of one subscription follow a change, and
 // nothing else. The registry calls it from one goroutine, so it waits for nothing.
 func (g *Gateway) subscriptionChanged(name string, was, is *subscription.Entry) {
-	served := func(e *subscription.Entry) bool { return e != nil && e.Problem == nil }
-	pushed := func(e *subscription.Entry) bool { return served(e) && (e.Spec.Webhook != nil || e.Spec.Push != nil) }
 	if is == nil {
 		g.queues.Forget(name)
 	} else {
@@ -146,6 +144,13 @@ func (g *Gateway) subscriptionChanged(name string, was, is *subscription.Entry) 
 	default:
 		g.webhooks.begin(is.Spec)
 	}
+}
+
+// served reports whether a subscription is served here, pushed whether to an endpoint.
+func served(e *subscription.Entry) bool { return e != nil && e.Problem == nil }
+
+func pushed(e *subscription.Entry) bool {
+	return served(e) && (e.Spec.Webhook != nil || e.Spec.Push != nil)
 }
 
 // ending is what streams of a subscription are told that ends as it was.

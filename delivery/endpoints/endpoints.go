@@ -14,8 +14,6 @@ package endpoints
 import (
 	"context"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -140,16 +138,4 @@ func (e *Endpoints) ready(ctx context.Context, name string) *endpoint.Pusher {
 		case <-ticker.C:
 		}
 	}
-}
-
-// names lists the endpoints that run here or have a state, in order.
-func (e *Endpoints) names() []string {
-	seen := e.states.names()
-	e.mu.Lock()
-	for name := range e.running {
-		seen = append(seen, name)
-	}
-	e.mu.Unlock()
-	slices.SortFunc(seen, strings.Compare)
-	return slices.Compact(seen)
 }

@@ -101,7 +101,7 @@ func (s *Server) recoverOne(ctx context.Context, p *endpoint.Pusher, at event.Po
 // within a partition.
 func (s *Server) lost(ctx context.Context, request *posternv1.RecoverEndpointRequest) ([]event.Position, error) {
 	since := request.GetSince().AsTime()
-	topics, err := s.topicsOf(ctx, request.GetName())
+	topics, err := s.declared.Topics(ctx, request.GetName())
 	if err != nil {
 		return nil, err
 	}

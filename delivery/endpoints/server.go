@@ -3,6 +3,7 @@ package endpoints
 import (
 	"context"
 	"crypto/rand"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,16 +22,26 @@ type Server struct {
 	posternv1.UnimplementedEndpointsServer
 	endpoints *Endpoints
 	policy    authz.Policy
-	// topicsOf names the topics of a declared subscription, for recovering.
-	topicsOf func(ctx context.Context, name string) ([]string, error)
-	// resting makes the pusher of a declared endpoint that is paused or disabled, nil without one.
-	resting  func(name string) (*endpoint.Pusher, error)
-	draining <-chan struct{}
+	declared  Declared
+	draining  <-chan struct{}
+}
+
+// Declared is what the service asks of the subscriptions that this instance knows.
+type Declared interface {
+	// Hosts are those of all that are pushed, by subscription.
+	Hosts() map[string]string
+	// Host is one's; false: no such subscription is pushed.
+	Host(name string) (string, bool)
+	// Topics are those that a subscription reads.
+	Topics(ctx context.Context, name string) ([]string, error)
+	// Pusher makes what carries a subscription's events, for a person's request while
+	// it is at rest; nil: no such subscription is pushed.
+	Pusher(name string) (*endpoint.Pusher, error)
 }
 
 // NewServer makes the service. draining is closed when the gateway begins to stop.
-func NewServer(e *Endpoints, policy authz.Policy, topicsOf func(context.Context, string) ([]string, error), resting func(string) (*endpoint.Pusher, error), draining <-chan struct{}) *Server {
-	return &Server{endpoints: e, policy: policy, topicsOf: topicsOf, resting: resting, draining: draining}
+func NewServer(e *Endpoints, policy authz.Policy, declared Declared, draining <-chan struct{}) *Server {
+	return &Server{endpoints: e, policy: policy, declared: declared, draining: draining}
 }
 
 func (s *Server) allowed(ctx context.Context, verb authz.Verb, name string) error {
@@ -44,7 +55,7 @@ func (s *Server) ListEndpoints(ctx context.Context, request *posternv1.ListEndpo
 		size = 1000
 	}
 	answer := &posternv1.ListEndpointsResponse{}
-	for _, name := range s.endpoints.names() {
+	for _, name := range s.names() {
 		if name <= request.GetPageToken() || s.allowed(ctx, authz.Describe, name) != nil {
 			continue
 		}
@@ -52,7 +63,7 @@ func (s *Server) ListEndpoints(ctx context.Context, request *posternv1.ListEndpo
 			answer.NextPageToken = answer.Endpoints[size-1].Name
 			break
 		}
-		if e := s.endpoints.describe(name); e != nil {
+		if e := s.describe(name); e != nil {
 			answer.Endpoints = append(answer.Endpoints, e)
 		}
 	}
@@ -68,7 +79,7 @@ func (s *Server) GetEndpoint(ctx context.Context, request *posternv1.GetEndpoint
 }
 
 func (s *Server) described(name string) (*posternv1.Endpoint, error) {
-	if e := s.endpoints.describe(name); e != nil {
+	if e := s.describe(name); e != nil {
 		return e, nil
 	}
 	return nil, fault.New(fault.UnknownSubscription, "no endpoint of a subscription %s is known here: declare it with webhook or push", name).With("subscription", name)
@@ -79,17 +90,28 @@ var statesToProto = map[endpoint.State]posternv1.EndpointState{
 	endpoint.Open: posternv1.EndpointState_ENDPOINT_STATE_OPEN, endpoint.Disabled: posternv1.EndpointState_ENDPOINT_STATE_DISABLED,
 }
 
+// names lists the endpoints that are declared here or have a state, in order.
+func (s *Server) names() []string {
+	names := slices.AppendSeq(s.endpoints.states.names(), maps.Keys(s.declared.Hosts()))
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // describe writes what is known of an endpoint; nil when nothing is.
-func (e *Endpoints) describe(name string) *posternv1.Endpoint {
-	if p := e.pusher(name); p != nil {
-		s := p.Status()
+func (s *Server) describe(name string) *posternv1.Endpoint {
+	if p := s.endpoints.pusher(name); p != nil {
+		is := p.Status()
 		return &posternv1.Endpoint{
-			Name: name, Host: p.Host(), State: statesToProto[s.State], Reason: s.Reason, Until: wire.Time(s.Until), Limit: int32(s.Limit), InFlight: int32(s.InFlight),
-			FailingSince: wire.Time(s.FailingSince), LastSuccess: wire.Time(s.LastSuccess), AllowedPerMinute: int32(s.Consent.PerMinute), Running: true,
+			Name: name, Host: p.Host(), State: statesToProto[is.State], Reason: is.Reason, Until: wire.Time(is.Until), Limit: int32(is.Limit), InFlight: int32(is.InFlight),
+			FailingSince: wire.Time(is.FailingSince), LastSuccess: wire.Time(is.LastSuccess), AllowedPerMinute: int32(is.Consent.PerMinute), Running: true,
 		}
 	}
-	if r, ok := e.states.get(name); ok {
-		return &posternv1.Endpoint{Name: name, State: statesToProto[r.State], Reason: r.Reason, Until: wire.Time(r.Until), FailingSince: wire.Time(r.FailingSince)}
+	host, declared := s.declared.Host(name)
+	if r, ok := s.endpoints.states.get(name); ok {
+		return &posternv1.Endpoint{Name: name, Host: host, State: statesToProto[r.State], Reason: r.Reason, Until: wire.Time(r.Until), FailingSince: wire.Time(r.FailingSince)}
+	}
+	if declared { // it is about to run, or paused
+		return &posternv1.Endpoint{Name: name, Host: host, State: posternv1.EndpointState_ENDPOINT_STATE_ACTIVE}
 	}
 	return nil
 }
@@ -116,9 +138,9 @@ func (s *Server) byHand(ctx context.Context, name string, state endpoint.State, 
 	s.endpoints.log.Info("endpoint "+what, "subscription", name)
 	p := s.endpoints.pusher(name)
 	switch {
-	case p == nil && s.endpoints.describe(name) == nil:
+	case p == nil && s.describe(name) == nil:
 		return s.described(name)
-	case p == nil: // it runs elsewhere: its instance obeys what is saved
+	case p == nil: // it runs elsewhere, or not yet: its pusher obeys what is saved
 		s.endpoints.states.Save(endpoint.Record{
 			Subscription: name, State: state, Reason: what, ByHand: true, Instance: s.endpoints.options.Instance, At: time.Now(),
 		})
@@ -139,7 +161,7 @@ func (s *Server) here(ctx context.Context, name string) (p *endpoint.Pusher, don
 	if p := s.endpoints.pusher(name); p != nil {
 		return p, func() {}, nil
 	}
-	p, err = s.resting(name)
+	p, err = s.declared.Pusher(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -263,7 +285,7 @@ func (s *Server) ResendEvent(ctx context.Context, request *posternv1.ResendEvent
 
 // reads refuses topics that are not the subscription's: resending must not be a way to others.
 func (s *Server) reads(ctx context.Context, name, topic string) error {
-	topics, err := s.topicsOf(ctx, name)
+	topics, err := s.declared.Topics(ctx, name)
 	if err != nil {
 		return err
 	}

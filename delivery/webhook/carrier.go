@@ -80,7 +80,7 @@ func New(subscription string, o Options, env Environment) (*endpoint.Pusher, err
 		return nil, err
 	}
 	settings := endpoint.Options{
-		Subscription: subscription, Host: hostOf(c.url), Timeout: o.Timeout, Concurrency: o.Concurrency, Rate: o.RequestsPerSecond,
+		Subscription: subscription, Host: HostOf(c.url), Timeout: o.Timeout, Concurrency: o.Concurrency, Rate: o.RequestsPerSecond,
 		DisableAfter: o.DisableAfter, Retry: env.Retry,
 	}
 	if o.Mode == Batch {
@@ -178,8 +178,8 @@ func newTransport(o Options, dial Dial, config *tls.Config) *http.Transport {
 // idleTimeout is how long a connection is kept that nothing is sent on.
 const idleTimeout = 90 * time.Second
 
-// hostOf is the URL's host and port: the one all endpoints there share.
-func hostOf(u *url.URL) string {
+// HostOf is the URL's host and port: the one all endpoints there share.
+func HostOf(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
 		port = "443"

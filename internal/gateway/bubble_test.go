@@ -30,6 +30,21 @@ type bubble struct {
 	done    chan error
 }
 
+// receivesAt is where receive serves.
+const receivesAt = "http://127.0.0.1:8080/"
+
+// receive serves an endpoint on the virtual network until stop is called.
+func receive(t testing.TB, network *kfake.VirtualNetwork, handler http.HandlerFunc) (stop func()) {
+	t.Helper()
+	l, err := network.Listen("tcp", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: handler}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	return func() { _ = server.Close() }
+}
+
 func inBubble(t testing.TB, cluster *brokertest.Cluster, network *kfake.VirtualNetwork, change func(*config.Config)) *bubble {
 	t.Helper()
 	c := config.Config{Kafka: cluster.Options()}

@@ -42,10 +42,39 @@ func endpointRequests() []protoreflect.MessageDescriptor {
 	return all
 }
 
-// topicsOf names the topics of a subscription.
-func (g *Gateway) topicsOf(ctx context.Context, name string) ([]string, error) {
+// declaredEndpoints tells the service Endpoints of the subscriptions that are pushed.
+type declaredEndpoints struct{ *Gateway }
+
+func (g declaredEndpoints) Hosts() map[string]string {
+	hosts := map[string]string{}
+	for _, e := range g.registry.List() {
+		if pushed(e) {
+			hosts[e.Spec.Name], _ = pushedTo(e.Spec)
+		}
+	}
+	return hosts
+}
+
+func (g declaredEndpoints) Host(name string) (string, bool) {
+	e := g.registry.Known(name)
+	if !pushed(e) {
+		return "", false
+	}
+	host, _ := pushedTo(e.Spec)
+	return host, true
+}
+
+func (g declaredEndpoints) Topics(ctx context.Context, name string) ([]string, error) {
 	spec, err := g.registry.Find(ctx, name)
 	return spec.Topics, err
+}
+
+func (g declaredEndpoints) Pusher(name string) (*endpoint.Pusher, error) {
+	e := g.registry.Known(name)
+	if !pushed(e) {
+		return nil, nil //nolint:nilnil // there is none, and nothing is wrong
+	}
+	return g.pusher(e.Spec, e.Spec.Queue().Retry)
 }
 
 func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
@@ -118,16 +147,6 @@ func (g *Gateway) endpointEnabled(name string) {
 	if e := g.registry.Known(name); pushed(e) && !g.rests(e) {
 		g.webhooks.begin(e.Spec)
 	}
-}
-
-// restingPusher makes the pusher of an endpoint that is paused or disabled, for
-// a person's request; nil when none is declared here.
-func (g *Gateway) restingPusher(name string) (*endpoint.Pusher, error) {
-	e := g.registry.Known(name)
-	if !pushed(e) {
-		return nil, nil //nolint:nilnil // there is none, and nothing is wrong
-	}
-	return g.pusher(e.Spec, e.Spec.Queue().Retry)
 }
 
 // pusher makes what carries a subscription's events, over HTTP or gRPC.

@@ -135,7 +135,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if err := g.buildSubscriptions(); err != nil {
 		return err
 	}
-	pushed := endpoints.NewServer(g.endpoints, policy, g.topicsOf, g.restingPusher, g.drainBegan)
+	pushed := endpoints.NewServer(g.endpoints, policy, declaredEndpoints{g}, g.drainBegan)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
 	tails.DescribeSubscriptions(g.declared)
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)

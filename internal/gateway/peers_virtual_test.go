@@ -107,7 +107,7 @@ func TestPeer_ASinkThatTakesThreeSecondsGetsEachOfTenThousandEventsOnce(t *testi
 		var mu sync.Mutex
 		seen, again := map[string]bool{}, 0
 		all := make(chan struct{})
-		sink := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		defer receive(t, network, func(_ http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
 			time.Sleep(3 * time.Second)
 			mu.Lock()
@@ -119,20 +119,14 @@ func TestPeer_ASinkThatTakesThreeSecondsGetsEachOfTenThousandEventsOnce(t *testi
 			if len(seen) == events {
 				close(all)
 			}
-		})}
-		l, err := network.Listen("tcp", "127.0.0.1:8080")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = sink.Serve(l) }() // ends with Close
-		defer func() { _ = sink.Close() }()
+		})()
 		var records []*event.Record
 		for i := range events {
 			records = append(records, &event.Record{Topic: topic, Partition: int32(i % 4), Key: fmt.Append(nil, "k", i%500), Value: fmt.Append(nil, i)})
 		}
 		cluster.Put(records...)
 		b := inBubble(t, cluster, network, func(c *config.Config) {
-			h := hook("slow-sink", topic, "http://127.0.0.1:8080/", delivery.Retry{})
+			h := hook("slow-sink", topic, receivesAt, delivery.Retry{})
 			h.Webhook.Concurrency = 64
 			c.Subscriptions = []subscription.Spec{h}
 		})
@@ -152,16 +146,10 @@ func TestPeer_AnyBytesInKeysAndHeadersAreDelivered(t *testing.T) {
 		topic := cluster.Topic("any-bytes", 1)
 		network := new(kfake.VirtualNetwork)
 		arrived := make(chan string, 1000)
-		sink := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		defer receive(t, network, func(_ http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
 			arrived <- string(b)
-		})}
-		l, err := network.Listen("tcp", "127.0.0.1:8080")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = sink.Serve(l) }() // ends with Close
-		defer func() { _ = sink.Close() }()
+		})()
 		var records []*event.Record
 		for i := range 256 {
 			b := string([]byte{byte(i), 'x', byte(255 - i)})
@@ -172,7 +160,7 @@ func TestPeer_AnyBytesInKeysAndHeadersAreDelivered(t *testing.T) {
 		}
 		cluster.Put(records...)
 		b := inBubble(t, cluster, network, func(c *config.Config) {
-			c.Subscriptions = []subscription.Spec{hook("any-bytes", topic, "http://127.0.0.1:8080/", delivery.Retry{MaxAttempts: 3})}
+			c.Subscriptions = []subscription.Spec{hook("any-bytes", topic, receivesAt, delivery.Retry{MaxAttempts: 3})}
 		})
 		seen := map[string]bool{}
 		for limit := time.After(5 * time.Minute); len(seen) < 256; {

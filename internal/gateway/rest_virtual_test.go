@@ -43,18 +43,12 @@ func TestWebhookThatIsPausedLeavesItsGroupAndComesBackWhenResumed(t *testing.T) 
 		topic := cluster.Topic("rested", 1)
 		network := new(kfake.VirtualNetwork)
 		var posts atomic.Int32
-		receiver := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		defer receive(t, network, func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			posts.Add(1)
-		})}
-		l, err := network.Listen("tcp", "127.0.0.1:8080")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = receiver.Serve(l) }() // ends with Close
-		defer func() { _ = receiver.Close() }()
+		})()
 		settings := func(c *config.Config) {
-			c.Subscriptions = []subscription.Spec{hook("rested", topic, "http://127.0.0.1:8080/", delivery.Retry{})}
+			c.Subscriptions = []subscription.Spec{hook("rested", topic, receivesAt, delivery.Retry{})}
 		}
 		b := inBubble(t, cluster, network, settings)
 		subscriptions := func() posternv1.SubscriptionsClient { return posternv1.NewSubscriptionsClient(b.conn) }
@@ -128,7 +122,7 @@ func TestWebhookThatIsDisabledLeavesItsGroupAndComesBackWhenEnabled(t *testing.T
 		network := new(kfake.VirtualNetwork)
 		var posts, samples atomic.Int32
 		var gone atomic.Bool
-		receiver := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer receive(t, network, func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			switch {
 			case bytes.Contains(body, []byte("sample")):
@@ -138,15 +132,9 @@ func TestWebhookThatIsDisabledLeavesItsGroupAndComesBackWhenEnabled(t *testing.T
 			default:
 				posts.Add(1)
 			}
-		})}
-		l, err := network.Listen("tcp", "127.0.0.1:8080")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = receiver.Serve(l) }() // ends with Close
-		defer func() { _ = receiver.Close() }()
+		})()
 		settings := func(c *config.Config) {
-			c.Subscriptions = []subscription.Spec{hook("rested", topic, "http://127.0.0.1:8080/", delivery.Retry{})}
+			c.Subscriptions = []subscription.Spec{hook("rested", topic, receivesAt, delivery.Retry{})}
 		}
 		one := inBubble(t, cluster, network, settings)
 		two := inBubble(t, cluster, network, func(c *config.Config) {
@@ -220,5 +208,53 @@ func TestWebhookThatIsDisabledLeavesItsGroupAndComesBackWhenEnabled(t *testing.T
 		time.Sleep(30 * time.Second)
 		expect("enabled again", 1, 3)
 		one.stop()
+	})
+}
+
+// TestEndpointIsKnownAndObeysWhileItsSubscriptionRests disables a paused one.
+func TestEndpointIsKnownAndObeysWhileItsSubscriptionRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := brokertest.Virtual(t)
+		topic := cluster.Topic("rested", 1)
+		network := new(kfake.VirtualNetwork)
+		var posts atomic.Int32
+		defer receive(t, network, func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			posts.Add(1)
+		})()
+		b := inBubble(t, cluster, network, func(c *config.Config) {
+			c.Subscriptions = []subscription.Spec{hook("rested", topic, receivesAt, delivery.Retry{})}
+		})
+		subscriptions, endpoints := posternv1.NewSubscriptionsClient(b.conn), posternv1.NewEndpointsClient(b.conn)
+		if _, err := subscriptions.PauseSubscription(t.Context(), &posternv1.PauseSubscriptionRequest{Name: "rested"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * webhookRest)
+		expectRested(t, cluster, &posts, "paused", 0, 0)
+		e, err := endpoints.GetEndpoint(t.Context(), &posternv1.GetEndpointRequest{Name: "rested"})
+		if err != nil || e.Host != "127.0.0.1:8080" || e.State != posternv1.EndpointState_ENDPOINT_STATE_ACTIVE || e.Running {
+			t.Errorf("%v %v", e, err)
+		}
+		list, err := endpoints.ListEndpoints(t.Context(), &posternv1.ListEndpointsRequest{})
+		if err != nil || len(list.Endpoints) != 1 || list.Endpoints[0].Name != "rested" {
+			t.Errorf("%v %v", list, err)
+		}
+		if e, err := endpoints.DisableEndpoint(t.Context(), &posternv1.DisableEndpointRequest{Name: "rested"}); err != nil || e.State != posternv1.EndpointState_ENDPOINT_STATE_DISABLED {
+			t.Fatal(e, err)
+		}
+		if _, err := subscriptions.ResumeSubscription(t.Context(), &posternv1.ResumeSubscriptionRequest{Name: "rested"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte("x")}}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		expectRested(t, cluster, &posts, "resumed, and disabled", 0, 0)
+		if e, err := endpoints.EnableEndpoint(t.Context(), &posternv1.EnableEndpointRequest{Name: "rested"}); err != nil || e.State != posternv1.EndpointState_ENDPOINT_STATE_ACTIVE {
+			t.Fatal(e, err)
+		}
+		time.Sleep(30 * time.Second)
+		expectRested(t, cluster, &posts, "enabled", 1, 1)
+		b.stop()
 	})
 }

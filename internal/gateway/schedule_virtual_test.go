@@ -40,7 +40,7 @@ func TestWebhooksScheduleOfThreeDaysIsKeptWithoutHoldingAnything(t *testing.T) {
 		var calls []time.Duration
 		var ids, after []string
 		done := make(chan struct{})
-		receiver := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer receive(t, network, func(w http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
 			mu.Lock()
 			defer mu.Unlock()
@@ -54,15 +54,9 @@ func TestWebhooksScheduleOfThreeDaysIsKeptWithoutHoldingAnything(t *testing.T) {
 			if len(calls) <= failures {
 				w.WriteHeader(http.StatusInternalServerError)
 			}
-		})}
-		l, err := network.Listen("tcp", "127.0.0.1:8080")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = receiver.Serve(l) }() // ends with Close
-		defer func() { _ = receiver.Close() }()
+		})()
 		settings := func(c *config.Config) {
-			c.Subscriptions = []subscription.Spec{hook("patient", topic, "http://127.0.0.1:8080/", delivery.Retry{})}
+			c.Subscriptions = []subscription.Spec{hook("patient", topic, receivesAt, delivery.Retry{})}
 		}
 		b := inBubble(t, cluster, network, settings)
 		for _, e := range []*posternv1.Event{{Key: []byte("k"), Data: []byte("first")}, {Key: []byte("k"), Data: []byte("second")}, {Key: []byte("o"), Data: []byte("other")}} {

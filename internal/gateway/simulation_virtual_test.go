@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -110,7 +109,7 @@ func simulate(t *testing.T, p plan) history.Report {
 	s.topicID = s.cluster.Fake.TopicInfo(s.topic).TopicID
 	s.observeCommits()
 	s.fleet = newFleet(t, s.cluster, log, s.configure)
-	receiver := s.receiver()
+	stopReceiving := s.receive()
 	for range p.gateways {
 		s.fleet.add()
 	}
@@ -154,7 +153,7 @@ func simulate(t *testing.T, p plan) history.Report {
 	subscribers.Wait()
 	s.later.Wait()
 	s.fleet.close()
-	_ = receiver.Close() // nothing calls it any more
+	stopReceiving() // nothing calls it any more
 	s.awaitStable()
 	report := s.judge(s.read())
 	if !settled && len(report.Anomalies) == 0 {
@@ -168,7 +167,7 @@ func (s *simulation) configure(c *config.Config) {
 		c.Subscriptions = append(c.Subscriptions, subscription.Spec{Name: simPull, Topics: []string{s.topic}, Retry: delivery.Retry{MaxAttempts: 20, MinBackoff: 100 * time.Millisecond, MaxBackoff: time.Second}})
 	}
 	if s.plan.hook {
-		h := hook(simHook, s.topic, "http://127.0.0.1:8080/", delivery.Retry{MaxAttempts: 6, MinBackoff: 200 * time.Millisecond, MaxBackoff: 2 * time.Second})
+		h := hook(simHook, s.topic, receivesAt, delivery.Retry{MaxAttempts: 6, MinBackoff: 200 * time.Millisecond, MaxBackoff: 2 * time.Second})
 		h.Order, h.Webhook.Timeout, h.Webhook.Concurrency = s.plan.order, hookTimeout, 8
 		c.Subscriptions = append(c.Subscriptions, h)
 	}
@@ -176,17 +175,12 @@ func (s *simulation) configure(c *config.Config) {
 
 const hookTimeout = 3 * time.Second
 
-// receiver serves the webhook subscription, if the plan has one.
-func (s *simulation) receiver() *http.Server {
-	server := &http.Server{Handler: &workload.Receiver{
+// receive serves the webhook subscription, if the plan has one.
+func (s *simulation) receive() (stop func()) {
+	receiver := &workload.Receiver{
 		Subscription: simHook, Recorder: s.recorder, Random: workload.NewRandom(s.plan.seed, 40), Bad: s.bad, Lease: hookTimeout, Exclusive: s.plan.alone(), Odd: s.t.Errorf,
-	}}
-	l, err := s.fleet.network.Listen("tcp", "127.0.0.1:8080")
-	if err != nil {
-		s.t.Fatal(err)
 	}
-	go func() { _ = server.Serve(l) }() // ends with Close
-	return server
+	return receive(s.t, s.fleet.network, receiver.ServeHTTP)
 }
 
 func (s *simulation) isHealed() bool {

@@ -79,19 +79,10 @@ func (g *Gateway) declared() []tail.Declared {
 		if e.Spec.Filter != nil {
 			d.Summary = "Only those that its filter passes."
 		}
-		switch {
-		case e.Spec.Push != nil:
-			d.Endpoint = &tail.Endpoint{Host: e.Spec.Push.Address, Protocol: "grpc"}
-			if e.Spec.Push.View == webhook.ViewJSON {
-				d.Summary = strings.TrimSpace(d.Summary + " They are shown as JSON.")
-			}
-		case e.Spec.Webhook != nil:
-			u, err := url.Parse(e.Spec.Webhook.URL)
-			if err != nil {
-				continue // it was checked where it was declared
-			}
-			d.Endpoint = &tail.Endpoint{Host: u.Host, Protocol: u.Scheme}
-			if e.Spec.Webhook.View == webhook.ViewJSON {
+		if pushed(e) {
+			host, protocol := pushedTo(e.Spec)
+			d.Endpoint = &tail.Endpoint{Host: host, Protocol: protocol}
+			if shownAsJSON(e.Spec) {
 				d.Summary = strings.TrimSpace(d.Summary + " They are shown as JSON.")
 			}
 		}
@@ -151,6 +142,25 @@ func served(e *subscription.Entry) bool { return e != nil && e.Problem == nil }
 
 func pushed(e *subscription.Entry) bool {
 	return served(e) && (e.Spec.Webhook != nil || e.Spec.Push != nil)
+}
+
+// pushedTo names the host and the protocol of an endpoint.
+func pushedTo(spec subscription.Spec) (host, protocol string) {
+	if spec.Push != nil {
+		return spec.Push.Address, "grpc"
+	}
+	u, err := url.Parse(spec.Webhook.URL)
+	if err != nil {
+		return "", "" // it was checked where it was declared
+	}
+	return webhook.HostOf(u), u.Scheme
+}
+
+func shownAsJSON(spec subscription.Spec) bool {
+	if spec.Push != nil {
+		return spec.Push.View == webhook.ViewJSON
+	}
+	return spec.Webhook.View == webhook.ViewJSON
 }
 
 // ending is what streams of a subscription are told that ends as it was.

@@ -29,7 +29,7 @@ func TestReceiverThatFailsForAnHourGetsItsEventInTheEnd(t *testing.T) {
 		began := time.Now()
 		var calls []time.Duration
 		acked := make(chan struct{})
-		receiver := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer receive(t, network, func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			calls = append(calls, time.Since(began))
 			if len(calls) <= 7 {
@@ -37,18 +37,12 @@ func TestReceiverThatFailsForAnHourGetsItsEventInTheEnd(t *testing.T) {
 				return
 			}
 			close(acked)
-		})}
-		l, err := network.Listen("tcp", "127.0.0.1:8080")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = receiver.Serve(l) }() // ends with Close
-		defer func() { _ = receiver.Close() }()
+		})()
 
 		b := inBubble(t, cluster, network, func(c *config.Config) {
-			c.Subscriptions = []subscription.Spec{hook("patient", topic, "http://127.0.0.1:8080/", delivery.Retry{MinBackoff: 30 * time.Second, MaxBackoff: time.Hour})}
+			c.Subscriptions = []subscription.Spec{hook("patient", topic, receivesAt, delivery.Retry{MinBackoff: 30 * time.Second, MaxBackoff: time.Hour})}
 		})
-		_, err = b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte("x")}}})
+		_, err := b.publisher().Publish(t.Context(), &posternv1.PublishRequest{Topic: topic, Events: []*posternv1.Event{{Data: []byte("x")}}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,7 +38,7 @@ const (
 // Endpoints tells how the endpoints are doing to which subscriptions push, and
 // lets people act on them. An endpoint has its subscription's name.
 type EndpointsClient interface {
-	// Every endpoint this instance pushes to or has heard of.
+	// Every endpoint that is declared on this instance, whether it runs or not, or that it has heard of.
 	ListEndpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error)
 	// One endpoint.
 	GetEndpoint(ctx context.Context, in *GetEndpointRequest, opts ...grpc.CallOption) (*Endpoint, error)
@@ -163,7 +163,7 @@ type Endpoints_RecoverEndpointClient = grpc.ServerStreamingClient[RecoverEndpoin
 // Endpoints tells how the endpoints are doing to which subscriptions push, and
 // lets people act on them. An endpoint has its subscription's name.
 type EndpointsServer interface {
-	// Every endpoint this instance pushes to or has heard of.
+	// Every endpoint that is declared on this instance, whether it runs or not, or that it has heard of.
 	ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error)
 	// One endpoint.
 	GetEndpoint(context.Context, *GetEndpointRequest) (*Endpoint, error)

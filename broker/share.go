@@ -97,7 +97,8 @@ type ShareConsumer struct {
 	assigned map[[16]byte][]int32
 	names    map[[16]byte]string
 	nodes    map[int32]*shareNode
-	asked    int // events that fetches under way may bring
+	asked    int   // events that fetches under way may bring
+	turns    int64 // how often room was asked for
 }
 
 const (

@@ -38,6 +38,34 @@ func TestRenewalThatItsEventsLastWordOvertookIsNotSent(t *testing.T) {
 	}
 }
 
+func TestRoomIsSharedOutAmongBrokersInTurns(t *testing.T) {
+	a, b, c := &shareTurn{}, &shareTurn{}, &shareTurn{}
+	all := []*shareTurn{a, b, c}
+	now := int64(0)
+	want := func(who *shareTurn, free, want int) {
+		t.Helper()
+		now++
+		if got := who.shareOut(free, now, all); got != want {
+			t.Errorf("turn %d: %d of %d, want %d", now, got, free, want)
+		}
+	}
+	want(a, 100, 100) // nobody else wants any
+	want(b, 0, 0)
+	want(c, 0, 0)
+	want(a, 100, 33) // they wait, and had none yet
+	want(b, 67, 33)
+	want(c, 34, 34)
+	want(a, 5000, shareFetchMost)
+	want(b, 0, 0)
+	want(c, 0, 0)
+	want(a, 1, 0) // b and c were served before a was
+	want(c, 1, 0) // and b before c
+	want(b, 1, 1)
+	want(a, 1, 0)
+	want(c, 1, 1)
+	want(a, 1, 1)
+}
+
 func TestDemandsNameOnlyWhatMustChange(t *testing.T) {
 	good := map[string]ShareDemand{
 		shareReset: {Is: "earliest"}, shareIsolation: {Is: "READ_COMMITTED"}, shareDeliveries: {Is: "12"}, shareLock: {Is: "15000"}, shareRenewing: {Is: "true"},

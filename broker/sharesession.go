@@ -33,6 +33,7 @@ type shareNode struct {
 	// Guarded by the consumer's mu.
 	wanted  map[sharePart]bool
 	pending []ShareAck
+	turn    shareTurn
 
 	// Of run alone.
 	session *ShareSession
@@ -70,9 +71,7 @@ func (n *shareNode) run() {
 			continue
 		}
 		err := n.fetch(wanted, room)
-		c.mu.Lock()
-		c.asked -= room
-		c.mu.Unlock()
+		c.fetched(room)
 		if err != nil && c.ctx.Err() == nil {
 			c.user.Ended(nil, toFault(err, "read for share group "+c.options.Group))
 			select {
@@ -106,19 +105,6 @@ func (n *shareNode) take() []ShareAck {
 		acks = append(acks, a)
 	}
 	return acks
-}
-
-// plan gives what to fetch, and how many events.
-func (n *shareNode) plan() (map[sharePart]bool, int) {
-	c := n.consumer
-	room := c.options.Room()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if room = min(room-c.asked, shareFetchMost); room <= 0 || len(n.wanted) == 0 {
-		return n.wanted, 0
-	}
-	c.asked += room
-	return n.wanted, room
 }
 
 // end gives the session up: its locks are gone.

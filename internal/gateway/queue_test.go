@@ -15,13 +15,13 @@ import (
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
-// shareCluster is a Kafka whose share groups deliver ten times, and whose locks
+// shareCluster is a Kafka of several brokers whose share groups deliver ten times, and whose locks
 // are short where the test says so.
 func shareCluster(t *testing.T) *brokertest.Cluster {
 	if brokertest.Real() {
 		return brokertest.New(t)
 	}
-	return brokertest.Fake(t, kfake.BrokerConfigs(map[string]string{
+	return brokertest.Fake(t, kfake.NumBrokers(3), kfake.BrokerConfigs(map[string]string{
 		"group.share.delivery.count.limit": "10", "share.record.lock.sweep.interval.ms": "100", "group.share.heartbeat.interval.ms": "200",
 	}))
 }
@@ -102,6 +102,29 @@ func TestFourQueueConsumersOfOnePartitionAllGetEvents(t *testing.T) {
 	for data, n := range seen {
 		if n != 1 {
 			t.Errorf("%s came %d times", data, n)
+		}
+	}
+}
+
+// TestQueueOfOneAtATimeBringsTheEventsOfEveryBroker has a window of one event: a
+// broker that has none must not keep the place from those that have some.
+func TestQueueOfOneAtATimeBringsTheEventsOfEveryBroker(t *testing.T) {
+	const partitions = 6
+	cluster := shareCluster(t)
+	topic, group := cluster.Topic("share-brokers", partitions), cluster.Name("share-brokers-sub")
+	g := start(t, cluster, nil)
+	open := queueOf(group, topic)
+	open.Window = &posternv1.Window{MaxMessages: 1}
+	s := g.subscribe(open)
+	for round := range 3 {
+		for p := range int32(partitions) {
+			cluster.Put(&event.Record{Topic: topic, Partition: p, Value: fmt.Appendf(nil, "%d/%d", round, p)})
+		}
+		seen := map[string]bool{}
+		for len(seen) < partitions {
+			d := s.next()
+			seen[string(d.Event.Data)] = true
+			s.ack(d)
 		}
 	}
 }

@@ -27,6 +27,8 @@ type ShareOptions struct {
 	Pattern string                  // in place of Topics, as in ConsumerOptions
 	Except  func(topic string) bool // of what Pattern matches
 	Start   Start
+	// Beside are further topics that exist, read from their start on; see Read.
+	Beside []string
 	// Room is how many more events are wanted now; 0: none are fetched. Called often.
 	Room func() int
 }
@@ -94,6 +96,7 @@ type ShareConsumer struct {
 
 	mu       sync.Mutex
 	topics   []string
+	beside   []string // topics that are read too (Read)
 	assigned map[[16]byte][]int32
 	names    map[[16]byte]string
 	nodes    map[int32]*shareNode
@@ -116,7 +119,7 @@ func (c *Client) NewShareConsumer(o ShareOptions, user ShareUser) *ShareConsumer
 	talk, hangUp := context.WithCancel(context.Background())
 	return &ShareConsumer{
 		client: c, options: o, user: user, member: hex.EncodeToString(id[:]), ctx: ctx, cancel: cancel, talk: talk, hangUp: hangUp, look: make(chan struct{}, 1),
-		topics: slices.Clone(o.Topics), names: map[[16]byte]string{}, nodes: map[int32]*shareNode{},
+		topics: slices.Clone(o.Topics), beside: slices.Clone(o.Beside), names: map[[16]byte]string{}, nodes: map[int32]*shareNode{},
 	}
 }
 
@@ -170,6 +173,15 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, topic := range s.options.Beside {
+		ranges, err := s.client.Ranges(ctx, topic)
+		if err != nil {
+			return err
+		}
+		for p, is := range ranges {
+			first[TopicPartition{topic, p}] = is.Start
+		}
+	}
 	// Earliest is said too: the group's setting may reach the partitions' leaders
 	// later than the first fetch, which then begins at their end.
 	earliest := !s.options.Start.Latest && s.options.Start.Time.IsZero()
@@ -195,9 +207,7 @@ func (s *ShareConsumer) heartbeatLoop() {
 				s.mu.Unlock()
 			}
 		}
-		s.mu.Lock()
-		topics := slices.Clone(s.topics)
-		s.mu.Unlock()
+		topics := s.reading()
 		pause := shareRetry
 		if epoch != 0 || len(topics) > 0 {
 			request := kmsg.NewPtrShareGroupHeartbeatRequest()
@@ -239,6 +249,23 @@ func (s *ShareConsumer) heartbeatLoop() {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// reading gives the topics that are read now.
+func (s *ShareConsumer) reading() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append(slices.Clone(s.topics), s.beside...)
+}
+
+// Read reads one more topic, which must exist, from its start on if the group has
+// not begun it. The group hears of it with the next heartbeat.
+func (s *ShareConsumer) Read(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.beside, topic) {
+		s.beside = append(slices.Clone(s.beside), topic)
 	}
 }
 
@@ -298,9 +325,7 @@ func (s *ShareConsumer) lookLoop() {
 
 // findLeaders hands each assigned partition to its leader's node; false if some have none.
 func (s *ShareConsumer) findLeaders() bool {
-	s.mu.Lock()
-	topics := slices.Clone(s.topics)
-	s.mu.Unlock()
+	topics := s.reading()
 	if len(topics) == 0 {
 		return true
 	}

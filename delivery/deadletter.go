@@ -77,7 +77,7 @@ func (q *Queue) bury(p *partition, e *entry, reason, why string) {
 	p.bury(e, why)
 	p.burying++
 	if p.shared != nil {
-		p.shared.said = p.shared.held[placeOf(e.record)].fate
+		p.shared.said = p.shared.of[e].fate
 	}
 	e.story.reason = reason
 	switch reason {

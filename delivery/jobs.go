@@ -236,7 +236,7 @@ func (j *Jobs) StartJob(ctx context.Context, of Options, r JobRequest) (Job, err
 	now := time.Now().UTC()
 	s := &storedJob{
 		ID: strconv.FormatInt(now.UnixMilli(), 36) + "-" + strings.ToLower(rand.Text()[:8]), Subscription: of.Name, Asked: storedAsk(r),
-		Of: storedOf{of.Group, of.Topics, of.TopicsPattern, of.DeadLetterTopic}, State: JobPending, Created: now,
+		Of: storedOf{of.Group, of.Topics, of.TopicsPattern, of.DeadLetterTopic, of.Order == OrderQueue}, State: JobPending, Created: now,
 	}
 	if r.DryRun {
 		return j.dryRun(ctx, s)

@@ -49,6 +49,7 @@ type storedOf struct {
 	Topics          []string `json:"topics,omitempty"`
 	TopicsPattern   string   `json:"topics_pattern,omitempty"`
 	DeadLetterTopic string   `json:"dead_letter_topic"`
+	Queue           bool     `json:"queue,omitempty"` // of OrderQueue
 }
 
 // storedAsk is JobRequest.

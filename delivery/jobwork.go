@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -73,7 +74,7 @@ func (r *jobRun) planReplay(ctx context.Context) ([]storedSlice, error) {
 			return nil, err
 		}
 	}
-	positions, err := kafka.Committed(ctx, r.s.Of.Group, topics...)
+	positions, err := r.positions(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (r *jobRun) planReplay(ctx context.Context) ([]storedSlice, error) {
 			if !ok {
 				continue // nothing of it was ever delivered
 			}
-			slice := storedSlice{topic, partition, max(is.Start, from[partition]), min(is.End, position.Offset)}
+			slice := storedSlice{topic, partition, max(is.Start, from[partition]), min(is.End, position)}
 			if to != nil {
 				slice.To = min(slice.To, to[partition])
 			}
@@ -109,6 +110,27 @@ func (r *jobRun) planReplay(ctx context.Context) ([]storedSlice, error) {
 	}
 	sortPlan(plan)
 	return plan, nil
+}
+
+// positions gives where the subscription stands: below, all is settled. Of a share
+// group that has nothing left in a partition that is its end: Kafka moves the position
+// itself only with the next word.
+func (r *jobRun) positions(ctx context.Context, topics []string) (map[broker.TopicPartition]int64, error) {
+	kafka, group, at := r.jobs.queues.kafka, r.s.Of.Group, map[broker.TopicPartition]int64{}
+	if r.s.Of.Queue {
+		shared, err := kafka.SharePositions(ctx, group, topics...)
+		for tp, position := range shared {
+			if at[tp] = position.Offset; position.Lag == 0 {
+				at[tp] = math.MaxInt64
+			}
+		}
+		return at, err
+	}
+	committed, err := kafka.Committed(ctx, group, topics...)
+	for tp, position := range committed {
+		at[tp] = position.Offset
+	}
+	return at, err
 }
 
 // of are the subscription's options, as far as a job needs them.
@@ -262,8 +284,12 @@ func (r *jobRun) chooseReplay(ctx context.Context, record *event.Record) (*chose
 	return &chosen{at: record.Position(), record: r.aside(record, max(partitions, int(record.Partition)+1), "")}, nil
 }
 
-// aside writes an event for the subscription's redrive topic.
+// aside writes an event for the subscription's redrive topic, or, of a share group,
+// for its again topic.
 func (r *jobRun) aside(record *event.Record, partitions int, from string) *event.Record {
+	if r.s.Of.Queue {
+		return moved(againTopic(r.jobs.queues.prefix, r.s.Subscription), event.AnyPartition, record, arrival{timestamp: time.Now(), job: r.s.ID, from: from})
+	}
 	name := sideRedrive.topic(r.jobs.queues.prefix, r.s.Subscription, record.Topic)
 	return moved(name, record.Partition%int32(partitions), record, arrival{timestamp: time.Now(), job: r.s.ID, from: from})
 }
@@ -355,19 +381,26 @@ func unfit(err error) bool {
 // prepareSide makes the redrive topic of source, if it is not there with the
 // partition that record goes to, and tells owners to look for it.
 func (r *jobRun) prepareSide(ctx context.Context, source string, record *event.Record) error {
-	if int(record.Partition) < r.sides[source] {
+	if max(0, int(record.Partition)) < r.sides[source] {
 		return nil
 	}
 	kafka := r.jobs.queues.kafka
-	partitions, created, err := createSide(ctx, kafka, record.Topic, source, int(record.Partition)+1)
-	if err != nil {
-		return err
-	}
-	if created {
-		r.jobs.log.Info("topic for redriven events created", "topic", record.Topic, "partitions", partitions)
-	}
-	if r.sides[source], err = awaitTopic(ctx, kafka, record.Topic, partitions); err != nil {
-		return err
+	if r.s.Of.Queue {
+		if err := createAgain(ctx, kafka, record.Topic, source); err != nil {
+			return err
+		}
+		r.sides[source] = 1
+	} else {
+		partitions, created, err := createSide(ctx, kafka, record.Topic, source, int(record.Partition)+1)
+		if err != nil {
+			return err
+		}
+		if created {
+			r.jobs.log.Info("topic for redriven events created", "topic", record.Topic, "partitions", partitions)
+		}
+		if r.sides[source], err = awaitTopic(ctx, kafka, record.Topic, partitions); err != nil {
+			return err
+		}
 	}
 	r.progress(func(s *storedJob) {
 		if !slices.Contains(s.Sides, source) {

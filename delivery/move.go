@@ -22,7 +22,11 @@ func (q *Queue) moveLoop() {
 		case <-q.moveWake:
 		case <-timer.C:
 		}
-		err := q.moveOnce()
+		move := q.moveOnce
+		if q.shared != nil {
+			move = q.moveShared
+		}
+		err := move()
 		switch {
 		case err == nil:
 			wait = 0
@@ -201,18 +205,23 @@ func createSide(ctx context.Context, kafka *broker.Client, name, source string, 
 	partitions = max(len(existing[source].Partitions), least)
 	switch t, ok := existing[name]; {
 	case !ok:
-		configs, err := kafka.TopicConfigs(ctx, source, "min.insync.replicas")
-		if err != nil {
-			return 0, false, err
-		}
-		configs["cleanup.policy"] = "delete"
-		configs["retention.ms"], configs["retention.bytes"] = "-1", "-1"
-		configs["max.message.bytes"] = strconv.Itoa(trackerBytes) // an event may have been compressed in its source
-		return partitions, true, kafka.CreateTopic(ctx, name, int32(partitions), configs)
+		return partitions, true, createLike(ctx, kafka, name, source, partitions)
 	case len(t.Partitions) < partitions:
 		return partitions, false, kafka.GrowTopic(ctx, name, partitions)
 	}
 	return partitions, false, nil
+}
+
+// createLike makes a topic that keeps all until it is trimmed, as durable as source.
+func createLike(ctx context.Context, kafka *broker.Client, name, source string, partitions int) error {
+	configs, err := kafka.TopicConfigs(ctx, source, "min.insync.replicas")
+	if err != nil {
+		return err
+	}
+	configs["cleanup.policy"] = "delete"
+	configs["retention.ms"], configs["retention.bytes"] = "-1", "-1"
+	configs["max.message.bytes"] = strconv.Itoa(trackerBytes) // an event may have been compressed in its source
+	return kafka.CreateTopic(ctx, name, int32(partitions), configs)
 }
 
 // sideTopicPause is the wait for a topic just made to be known to all brokers.

@@ -357,7 +357,7 @@ func (q *Queue) Backlog() int64 {
 	defer q.mu.Unlock()
 	n := int64(0)
 	if q.shared != nil {
-		return max(0, q.shared.lag-int64(q.leases.count))
+		return max(0, q.shared.lag-int64(q.leases.count)) + q.shared.relay.waiting()
 	}
 	for tp, p := range q.trackers {
 		n += int64(p.unsettled - p.lent)

@@ -19,6 +19,11 @@ type sharing struct {
 	limit    int           // deliveries, after which Kafka archives an event
 	lock     time.Duration // of one acquisition
 	held     map[place]*hold
+	of       map[*entry]*hold // the same
+	leaving  []*entry         // to be written to a delay topic (again.go)
+	again    string           // the subscription's own topic, where they come back
+	relay    *relay           // of what waits in delay topics; nil while there are none
+	delays   bool             // its topics are there
 	saying   map[saying]*fate // last words on their way
 	said     *fate            // of the settlement under way, for its ticket
 	stories  map[place]past   // of events given back, for when they come again here
@@ -67,10 +72,14 @@ const (
 
 // openShared joins the share group and starts the queue's goroutines.
 func (q *Queue) openShared(ctx context.Context) error {
-	s := &sharing{held: map[place]*hold{}, saying: map[saying]*fate{}, stories: map[place]past{}, wake: make(chan struct{}, 1)}
+	s := &sharing{held: map[place]*hold{}, of: map[*entry]*hold{}, again: againTopic(q.options.SidePrefix, q.options.Name), saying: map[saying]*fate{}, stories: map[place]past{}, wake: make(chan struct{}, 1)}
+	var beside []string
+	if again, _, err := q.findAgain(ctx); err == nil && again { // else againLoop finds it, or says why not
+		beside = append(beside, s.again)
+	}
 	s.consumer = q.kafka.NewShareConsumer(broker.ShareOptions{
 		Group: q.options.Group, Topics: q.options.Topics, Pattern: q.options.TopicsPattern, Except: q.options.isLetters,
-		Start: q.options.Start, Room: q.roomShared,
+		Start: q.options.Start, Beside: beside, Room: q.roomShared,
 	}, sharer{q})
 	q.mu.Lock()
 	q.shared = s
@@ -88,6 +97,8 @@ func (q *Queue) openShared(ctx context.Context) error {
 	q.done.Go(q.judgeLoop)
 	q.done.Go(q.lockLoop)
 	q.done.Go(q.lagLoop)
+	q.done.Go(q.moveLoop)
+	q.done.Go(q.againLoop)
 	return nil
 }
 
@@ -111,13 +122,22 @@ func (q *Queue) closeShared() {
 				return false
 			}
 		}
+		for e := range q.shared.of {
+			if e.state == moving {
+				return false
+			}
+		}
 		return true
 	})
 	q.mu.Lock()
 	for _, h := range q.shared.held {
 		q.giveBack(h)
 	}
+	relay := q.shared.relay
 	q.mu.Unlock()
+	if relay != nil {
+		relay.stop(grace)
+	}
 	q.shared.consumer.Close()
 }
 
@@ -152,16 +172,16 @@ type sharer struct{ q *Queue }
 func (s sharer) Acquired(all []broker.Acquired, until time.Time) {
 	q := s.q
 	ctx, cancel := context.WithTimeout(q.ctx, judgePatience)
-	verdicts := make([]verdict, len(all))
+	events := make([]arrived, len(all))
 	for i := range all { // outside the lock: it may take a while
-		verdicts[i] = q.judge(ctx, all[i].Record)
+		events[i] = q.arrive(ctx, &all[i])
 	}
 	cancel()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, end := q.now(), q.since(until)
-	for i := range all {
-		q.takeShared(&all[i], verdicts[i], now, end)
+	for i := range events {
+		q.takeShared(&events[i], now, end)
 	}
 	q.dispatch()
 	wake(q.shared.wake)
@@ -171,9 +191,9 @@ func (s sharer) Acquired(all []broker.Acquired, until time.Time) {
 func (q *Queue) since(t time.Time) time.Duration { return t.Sub(q.start) }
 
 // takeShared holds one event. q.mu is held.
-func (q *Queue) takeShared(a *broker.Acquired, v verdict, now, until time.Duration) {
-	s, r := q.shared, a.Record
-	at := placeOf(r)
+func (q *Queue) takeShared(a *arrived, now, until time.Duration) {
+	s := q.shared
+	at := placeOf(a.Record)
 	if old := s.held[at]; old != nil {
 		q.lose(old, "Kafka has given the event out anew")
 	}
@@ -187,21 +207,24 @@ func (q *Queue) takeShared(a *broker.Acquired, v verdict, now, until time.Durati
 	}
 	was := s.stories[at]
 	delete(s.stories, at)
-	was.attempts = int16(a.Deliveries - 1)
 	if was.story != nil { // what the filter said then is said anew
 		was.story.unjudged, was.story.filter = false, nil
 	}
+	q.recall(&was, a)
 	s.numbered++
 	h := &hold{place: at, session: a.Session, deliveries: a.Deliveries, since: now, until: until, fate: &fate{}}
-	h.entry = p.take(s.numbered, r, was)
-	s.held[at] = h
-	if v.skip {
+	h.entry = p.take(s.numbered, a.origin, was)
+	s.held[at], s.of[h.entry] = h, h
+	switch {
+	case a.foreign != nil:
+		q.takeForeign(p, h, a.foreign)
+	case a.verdict.skip:
 		q.metrics.filtered(1)
 		q.say(h, broker.ShareAccept)
 		q.letGo(h)
-		return
+	default:
+		q.judged(p, h.entry, a.verdict)
 	}
-	q.judged(p, h.entry, v)
 }
 
 // Acknowledged learns what became of a word.
@@ -271,6 +294,7 @@ func reasonOf(err error) string {
 func (q *Queue) say(h *hold, word broker.ShareWord) {
 	s := q.shared
 	delete(s.held, h.place)
+	delete(s.of, h.entry)
 	s.saying[saying{h.place, h.session}] = h.fate
 	s.said = h.fate
 	s.consumer.Acknowledge(broker.ShareAck{Session: h.session, At: h.place.at, First: h.place.offset, Last: h.place.offset, Word: word})
@@ -278,8 +302,8 @@ func (q *Queue) say(h *hold, word broker.ShareWord) {
 
 // finishShared says that e is done; with what, its state tells. q.mu is held.
 func (q *Queue) finishShared(e *entry) {
-	h := q.shared.held[placeOf(e.record)]
-	if h == nil || h.entry != e {
+	h := q.shared.of[e]
+	if h == nil {
 		return
 	}
 	delete(q.shared.stories, h.place)
@@ -314,6 +338,7 @@ func (q *Queue) lose(h *hold, why string) {
 		e.holder.revoke(e.lease, why)
 	}
 	delete(q.shared.held, h.place)
+	delete(q.shared.of, e)
 	h.fate.done, h.fate.failed = true, true
 	q.letGo(h)
 }
@@ -331,14 +356,15 @@ func (q *Queue) giveBack(h *hold) {
 	q.letGo(h)
 }
 
-// failedShared is failed in a share group. A wait is spent here, the lock
-// renewed; then, or at once, the event is released. The delivery before Kafka's
+// failedShared is failed in a share group. A long wait is spent in a delay topic
+// (again.go), another one here, the lock renewed; then, or at once, the event is
+// released. The delivery before Kafka's
 // last is the last to fail: past its limit Kafka archives without a word, and the
 // one left is for an instance that is killed. q.mu is held.
 func (q *Queue) failedShared(p *partition, e *entry, why string, delay time.Duration) {
 	now := q.now()
 	q.takeBack(e)
-	h := q.shared.held[placeOf(e.record)]
+	h := q.shared.of[e]
 	reason := ""
 	switch {
 	case q.options.Retry.Exhausted(e.attempt()) || q.lastDelivery(h):
@@ -352,6 +378,11 @@ func (q *Queue) failedShared(p *partition, e *entry, why string, delay time.Dura
 	}
 	if delay < 0 || delay == 0 && q.lastDelivery(h) {
 		delay = q.options.Retry.Delay(e.attempt(), rand.Float64())
+	}
+	if delay > q.options.Retry.HoldLimit && q.budget.take() {
+		q.shared.said = &fate{done: true} // until Kafka has the copy, it is Kafka's lock that remembers it
+		q.leaveShared(p, e, now+delay, now, why)
+		return
 	}
 	if next, ok := p.timers.next(); !ok || now+delay < next {
 		q.rearm()
@@ -370,8 +401,8 @@ func (q *Queue) lastDelivery(h *hold) bool { return h.deliveries >= q.shared.lim
 
 // dueShared ends a wait. q.mu is held.
 func (q *Queue) dueShared(p *partition, e *entry) {
-	h := q.shared.held[placeOf(e.record)]
-	if !q.lastDelivery(h) && (e.story == nil || !e.story.unjudged) { // an event the filter cannot judge yet was tried by nobody
+	h := q.shared.of[e]
+	if !q.lastDelivery(h) && e.attempts > 0 { // one that the filter cannot judge yet was tried by nobody
 		q.giveBack(h)
 		return
 	}
@@ -503,6 +534,9 @@ func (q *Queue) askLag() (int64, error) {
 		}
 		for p, held := range ranges {
 			lag += ShareLag(positions, broker.TopicPartition{Topic: topic, Partition: p}, held)
+		}
+		if topic == q.shared.again {
+			q.trimAgain(positions, ranges)
 		}
 	}
 	return lag, nil

@@ -99,6 +99,22 @@ func (s side) topic(prefix, subscription, source string) string {
 	return topicName(prefix + "retry." + subscription + "." + source + "." + s.String())
 }
 
+// againTopic is what the share group of a subscription of order QUEUE reads beside
+// its topics (again.go), delayTopic where its events wait, and delayGroup the
+// consumer group that reads those: PREFIXagain.SUBSCRIPTION,
+// PREFIXdelay.SUBSCRIPTION.TIER and PREFIXdelay.SUBSCRIPTION.
+func againTopic(prefix, subscription string) string {
+	return topicName(prefix + "again." + subscription)
+}
+
+func delayTopic(prefix, subscription string, s side) string {
+	return topicName(prefix + "delay." + subscription + "." + s.String())
+}
+
+func delayGroup(prefix, subscription string) string {
+	return topicName(prefix + "delay." + subscription)
+}
+
 // topicName is name, or, when Kafka does not take one so long, its beginning and
 // a hash of it.
 func topicName(name string) string {

@@ -216,6 +216,8 @@ func (q *Queue) report() Report {
 	var report Report
 	if q.shared != nil {
 		f.partitions, f.backlog = len(q.shared.consumer.Partitions()), max(0, q.shared.lag-int64(q.leases.count))
+		f.retrying = int(q.shared.relay.waiting())
+		f.backlog += int64(f.retrying)
 		for _, tp := range q.shared.consumer.Partitions() {
 			if q.trackers[tp] == nil {
 				report.Partitions = append(report.Partitions, PartitionReport{At: tp, Position: -1})

@@ -169,9 +169,6 @@ func (s *Server) RedriveDeadLetters(ctx context.Context, request *posternv1.Redr
 		Kind: delivery.JobRedrive, ToTopic: request.GetTo() == posternv1.RedriveTo_REDRIVE_TO_TOPIC, MaxRedrives: int(request.GetMaxRedrives()),
 		Rate: request.GetRatePerSecond(), DryRun: request.GetDryRun(),
 	}
-	if of.Order == delivery.OrderQueue && !r.ToTopic {
-		return nil, notOfQueue(of.Name, "redriving to the subscription alone", "redrive to the topic")
-	}
 	if r.Filter, err = filterOf(of.DeadLetterTopic, request.GetFilter()); err != nil {
 		return nil, err
 	}
@@ -213,9 +210,6 @@ func (s *Server) ReplayEvents(ctx context.Context, request *posternv1.ReplayEven
 	}
 	if err != nil {
 		return nil, err
-	}
-	if e.Spec.Order == delivery.OrderQueue {
-		return nil, notOfQueue(e.Spec.Name, "replaying", "subscribe under another name, with a start of its own")
 	}
 	r := delivery.JobRequest{Kind: delivery.JobReplay, Rate: request.GetRatePerSecond(), DryRun: request.GetDryRun(), Replay: delivery.ReplayRequest{
 		After: request.GetAfter().AsTime(), Topics: request.GetTopics(), HasKey: request.Key != nil, Key: request.Key,

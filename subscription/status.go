@@ -112,6 +112,18 @@ func (s *Server) positions(ctx context.Context, of delivery.Options) ([]*postern
 // sharePositions is positions of a share group. Its lag counts what is settled
 // above the position too.
 func (s *Server) sharePositions(ctx context.Context, of delivery.Options, topics []string) ([]*posternv1.PartitionStatus, error) {
+	group, err := s.Kafka.ShareGroup(ctx, of.Group)
+	if err != nil {
+		return nil, err
+	}
+	topics = slices.Clone(topics)
+	for _, m := range group.Members { // it reads a topic of its own too, once there was need of it
+		for _, tp := range m.Partitions {
+			if !slices.Contains(topics, tp.Topic) {
+				topics = append(topics, tp.Topic)
+			}
+		}
+	}
 	at, err := s.Kafka.SharePositions(ctx, of.Group, topics...)
 	if err != nil {
 		return nil, err

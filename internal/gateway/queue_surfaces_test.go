@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kversion"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/postern-dev/postern/broker/brokertest"
@@ -346,5 +347,62 @@ func TestQueueWhoseGroupIsAConsumerGroupSaysSo(t *testing.T) {
 		return err == nil && strings.Contains(st.GetCause().GetSummary(), group+" is a consumer group")
 	})
 	other.cancel()
+	s.close()
+}
+
+func TestQueueEventThatWaitsComesFromAnotherGatewayWhenTheOneThatPutItAsideIsKilled(t *testing.T) {
+	cluster := shareCluster(t)
+	topic, group := cluster.Topic("share-wait", 1), cluster.Name("share-wait-sub")
+	put(cluster, topic, 2, "a")
+	wire := &cuttable{dial: cluster.Dial}
+	one := start(t, cluster, func(c *config.Config) { prefixed(cluster)(c); c.Kafka.Dial = wire.Dial })
+	two := start(t, cluster, prefixed(cluster))
+	open := queueOf(group, topic)
+	open.Inline.Retry = &posternv1.RetryPolicy{HoldLimit: durationpb.New(time.Second)}
+	a := one.subscribe(open)
+	d := a.next()
+	a.ack(a.next())
+	begun := time.Now()
+	a.settle(nack(d, 5*time.Second, "later"))
+	eventually(t, "its leaving the share group", func() bool { return shareLag(t, cluster, group, topic) == 0 })
+	wire.end()
+	b := two.subscribe(open)
+	again := b.next()
+	if waited := time.Since(begun); waited < 5*time.Second || again.Attempt != 2 || again.GetLastFailure().GetMessage() != "later" || string(again.Event.Data) != string(d.Event.Data) {
+		t.Errorf("%s came in attempt %d (%v) after %s", again.Event.Data, again.Attempt, again.GetLastFailure(), waited)
+	}
+	if again.Position.Topic != topic || again.Position.Offset != d.Position.Offset {
+		t.Errorf("it is told to stand at %v, not at %v", again.Position, d.Position)
+	}
+	b.ack(again)
+	b.receipt()
+	b.close()
+	a.cancel()
+	one.stopAny()
+}
+
+func TestQueueStatusShowsWhatCameBackFromALongWait(t *testing.T) {
+	cluster := shareCluster(t)
+	topic, name := cluster.Topic("share-back", 1), cluster.Name("share-back-sub")
+	g := start(t, cluster, prefixed(cluster))
+	g.create(&posternv1.Subscription{Name: name, Topics: []string{topic}, Order: posternv1.Order_ORDER_QUEUE, Retry: &posternv1.RetryPolicy{HoldLimit: durationpb.New(time.Second)}})
+	put(cluster, topic, 1, "a")
+	s := g.subscribe(&posternv1.Open{Subscription: name, Confirm: posternv1.Confirm_CONFIRM_ON_COMMIT})
+	s.settle(nack(s.next(), 2*time.Second, "later"))
+	d := s.next()
+	eventually(t, "its place in the status", func() bool {
+		st, err := g.subscriptions().GetSubscriptionStatus(t.Context(), &posternv1.GetSubscriptionStatusRequest{Name: name})
+		if err != nil || st.Lag != 1 {
+			return false
+		}
+		for _, p := range st.Partitions {
+			if strings.HasSuffix(p.Topic, ".again."+name) && p.Lag == 1 && p.Outstanding == 1 && p.EndOffset > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	s.ack(d)
+	s.receipt()
 	s.close()
 }

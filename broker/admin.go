@@ -130,9 +130,32 @@ func (c *Client) OffsetsAt(ctx context.Context, topic string, t time.Time) (map[
 	return at, nil
 }
 
+// coordinatorWait is how long a coordinator may take to be there: a new cluster
+// makes its topic at the first question.
+const (
+	coordinatorWait  = 10 * time.Second
+	coordinatorRetry = 250 * time.Millisecond
+)
+
+// coordinated asks again while the group's coordinator is not there yet: the Kafka
+// client does not, of the questions that it splits by coordinator.
+func coordinated[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	for began := time.Now(); ; {
+		got, err := ask()
+		if !errors.Is(err, kerr.CoordinatorNotAvailable) && !errors.Is(err, kerr.CoordinatorLoadInProgress) || time.Since(began) > coordinatorWait {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return got, err
+		case <-time.After(coordinatorRetry):
+		}
+	}
+}
+
 // Committed gives the group's commits on topics; partitions without a commit are absent.
 func (c *Client) Committed(ctx context.Context, group string, topics ...string) (map[TopicPartition]Committing, error) {
-	offsets, err := c.admin.FetchOffsets(ctx, group)
+	offsets, err := coordinated(ctx, func() (kadm.OffsetResponses, error) { return c.admin.FetchOffsets(ctx, group) })
 	if err == nil {
 		err = offsets.Error()
 	}

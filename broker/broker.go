@@ -15,6 +15,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,11 +68,14 @@ type Options struct {
 	EventLimit func(topic string) int `yaml:"-"`
 	// AutoCreateTopics lets a publish to an unknown topic create it (`postern dev` only).
 	AutoCreateTopics bool `yaml:"-"`
-	// Dial opens connections; nil is net.Dialer. Tests pass a virtual network.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
+	// Dial opens connections; nil is net.Dialer, with TLS as told. Tests pass a virtual network.
+	Dial Dial `yaml:"-"`
 	// Logger takes what the Kafka client has to say at warning and above.
 	Logger *slog.Logger `yaml:"-"`
 }
+
+// Dial opens a connection.
+type Dial = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // TLS settings towards the brokers.
 type TLS = setting.ClientTLS
@@ -191,6 +195,7 @@ func (s *SASL) mechanism() (kgo.Opt, error) {
 type Client struct {
 	options Options
 	base    []kgo.Opt
+	dial    Dial
 	kgo     *kgo.Client // for requests that belong to no producer and no group
 	admin   *kadm.Client
 }
@@ -219,18 +224,11 @@ func New(o Options) (*Client, error) {
 		kgo.WithLogger(logger{o.Logger}),
 		kgo.DisableClientMetrics(), // KIP-714 would push our internals to the cluster's operators unasked
 	}
-	if o.TLS != nil {
-		c, err := o.TLS.Config()
-		if err != nil {
-			return nil, fmt.Errorf("kafka.tls: %w", err)
-		}
-		if o.Dial == nil {
-			base = append(base, kgo.DialTLSConfig(c))
-		}
+	dial, err := o.dialer()
+	if err != nil {
+		return nil, err
 	}
-	if o.Dial != nil {
-		base = append(base, kgo.Dialer(o.Dial))
-	}
+	base = append(base, kgo.Dialer(dial))
 	if o.SASL != nil {
 		m, err := o.SASL.mechanism()
 		if err != nil {
@@ -242,7 +240,26 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
-	return &Client{options: o, base: base, kgo: cl, admin: kadm.NewClient(cl)}, nil
+	return &Client{options: o, base: base, dial: dial, kgo: cl, admin: kadm.NewClient(cl)}, nil
+}
+
+// dialTimeout bounds the making of a connection, TLS included; the Kafka client's default.
+const dialTimeout = 10 * time.Second
+
+// dialer is what opens connections.
+func (o Options) dialer() (Dial, error) {
+	if o.Dial != nil {
+		return o.Dial, nil
+	}
+	plain := &net.Dialer{Timeout: dialTimeout}
+	if o.TLS == nil {
+		return plain.DialContext, nil
+	}
+	c, err := o.TLS.Config()
+	if err != nil {
+		return nil, fmt.Errorf("kafka.tls: %w", err)
+	}
+	return (&tls.Dialer{NetDialer: plain, Config: c}).DialContext, nil
 }
 
 // Ping asks any broker for an answer.

@@ -75,8 +75,9 @@ type Consumer struct {
 	owner   Owner
 	kgo     *kgo.Client
 
-	heard  *heard
-	joined chan struct{} // closed once kgo is set: callbacks may come before
+	heard    *heard
+	patience *patience
+	joined   chan struct{} // closed once kgo is set: callbacks may come before
 
 	watching context.CancelFunc // ends the watch for topics
 	watched  sync.WaitGroup
@@ -100,11 +101,7 @@ type Consumer struct {
 const (
 	fetchMaxBytes          = 8 << 20
 	fetchMaxPartitionBytes = 1 << 20
-	// A fetch waits this long for its first byte; a new byte ends it, but a
-	// partition that is resumed meanwhile waits for the next fetch. Longer is
-	// fewer requests of idle consumers.
-	fetchMaxWait  = 500 * time.Millisecond
-	commitTimeout = 10 * time.Second
+	commitTimeout          = 10 * time.Second
 	// A member has this long to come to a rebalance: to let go of its partitions (two
 	// seconds and a commit). While one is awaited, the client holds every commit of
 	// the others back, so one that died on its way must not be awaited for long.
@@ -113,7 +110,9 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	return &Consumer{client: c, options: o, owner: owner, heard: newHeard(c.options, o.Heard), joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
+	consumer := &Consumer{client: c, options: o, owner: owner, heard: newHeard(c.options, o.Heard), joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
+	consumer.patience = &patience{paused: consumer.paused}
+	return consumer
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
@@ -129,7 +128,8 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 	if c.options.StaticMembership != "" {
 		extra = append(extra, kgo.InstanceID(c.options.StaticMembership))
 	}
-	group, err := kgo.NewClient(append(append([]kgo.Opt{
+	consumer.patience.note()
+	group, err := kgo.NewClient(append(append(append([]kgo.Opt{
 		kgo.ConsumerGroup(o.Group),
 		kgo.ConsumeTopics(consumer.reading()...),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -166,7 +166,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 				consumer.Resume(tps)
 			}
 		}),
-	}, extra...), c.base...)...)
+	}, extra...), c.base...), kgo.Dialer(consumer.patience.dial(c.dial)))...)
 	if err != nil {
 		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
 	}
@@ -325,6 +325,9 @@ func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*even
 	defer consumer.kgo.AllowRebalance()
 	records := make([]*event.Record, 0, fetches.NumRecords())
 	fetches.EachRecord(func(k *kgo.Record) { records = append(records, fromRecord(k)) })
+	if len(records) > 0 {
+		consumer.patience.note()
+	}
 	consumer.mu.Lock()
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		tp := TopicPartition{f.Topic, f.Partition}
@@ -460,6 +463,12 @@ func (consumer *Consumer) LogStart(tp TopicPartition) int64 {
 // Pause stops fetching partitions and drops what is buffered of them; Resume
 // fetches again from where the last polled record ended.
 func (consumer *Consumer) Pause(tps []TopicPartition) { consumer.kgo.PauseFetchPartitions(nest(tps)) }
+
+// paused reports whether any partition is.
+func (consumer *Consumer) paused() bool {
+	<-consumer.joined
+	return len(consumer.kgo.PauseFetchTopics())+len(consumer.kgo.PauseFetchPartitions(nil)) > 0
+}
 
 // Resume undoes Pause.
 func (consumer *Consumer) Resume(tps []TopicPartition) { consumer.kgo.ResumeFetchPartitions(nest(tps)) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -24,7 +25,7 @@ type Member struct {
 // Group describes a consumer group, of the classic protocol or of KIP-848's. One
 // that does not exist has no members.
 func (c *Client) Group(ctx context.Context, group string) (Group, error) {
-	classic, err := c.admin.DescribeGroups(ctx, group)
+	classic, err := coordinated(ctx, func() (kadm.DescribedGroups, error) { return c.admin.DescribeGroups(ctx, group) })
 	if err == nil {
 		err = classic[group].Err
 	}

@@ -202,7 +202,7 @@ type SharePosition struct {
 
 // SharePositions gives where a share group stands, of the partitions it has begun.
 func (c *Client) SharePositions(ctx context.Context, group string, topics ...string) (map[TopicPartition]SharePosition, error) {
-	described, err := c.admin.DescribeShareGroupOffsets(ctx, group)
+	described, err := coordinated(ctx, func() (kadm.DescribedShareGroupsOffsets, error) { return c.admin.DescribeShareGroupOffsets(ctx, group) })
 	of := described[group]
 	if err == nil {
 		err = of.Err
@@ -244,7 +244,7 @@ func (c *Client) AlterShareGroup(ctx context.Context, group string, at map[Topic
 
 // ShareGroup describes a share group, as Group a consumer group.
 func (c *Client) ShareGroup(ctx context.Context, group string) (Group, error) {
-	described, err := c.admin.DescribeShareGroups(ctx, group)
+	described, err := coordinated(ctx, func() (kadm.DescribedShareGroups, error) { return c.admin.DescribeShareGroups(ctx, group) })
 	of := described[group]
 	if err == nil {
 		err = of.Err

@@ -93,6 +93,7 @@ type ShareConsumer struct {
 	hangUp context.CancelFunc
 	done   sync.WaitGroup
 	look   chan struct{} // metadata is to be asked for
+	apart  chan errand
 
 	mu       sync.Mutex
 	topics   []string
@@ -118,7 +119,7 @@ func (c *Client) NewShareConsumer(o ShareOptions, user ShareUser) *ShareConsumer
 	ctx, cancel := context.WithCancel(context.Background())
 	talk, hangUp := context.WithCancel(context.Background())
 	return &ShareConsumer{
-		client: c, options: o, user: user, member: hex.EncodeToString(id[:]), ctx: ctx, cancel: cancel, talk: talk, hangUp: hangUp, look: make(chan struct{}, 1),
+		client: c, options: o, user: user, member: hex.EncodeToString(id[:]), ctx: ctx, cancel: cancel, talk: talk, hangUp: hangUp, look: make(chan struct{}, 1), apart: make(chan errand),
 		topics: slices.Clone(o.Topics), beside: slices.Clone(o.Beside), names: map[[16]byte]string{}, nodes: map[int32]*shareNode{},
 	}
 }
@@ -195,6 +196,27 @@ func (s *ShareConsumer) begin(ctx context.Context) error {
 	return err
 }
 
+// errand is what is done while the member is away.
+type errand struct {
+	do   func(context.Context)
+	done chan struct{}
+}
+
+// Apart lets go of everything, leaves the group, and comes back when do has
+// returned: a share group's position can be set only while nobody is in it. It
+// returns once do has, whose context ends when the consumer is closed; false if it
+// is closed already.
+func (s *ShareConsumer) Apart(do func(context.Context)) bool {
+	e := errand{do, make(chan struct{})}
+	select {
+	case s.apart <- e:
+		<-e.done
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
 // heartbeatLoop keeps the membership and learns the assignment.
 func (s *ShareConsumer) heartbeatLoop() {
 	epoch, told, matched := int32(0), []string(nil), time.Now()
@@ -243,10 +265,14 @@ func (s *ShareConsumer) heartbeatLoop() {
 		}
 		select {
 		case <-s.ctx.Done():
-			if epoch > 0 {
-				s.leave()
-			}
+			s.leave(epoch)
 			return
+		case e := <-s.apart:
+			s.assign(nil)
+			s.leave(epoch)
+			e.do(s.ctx)
+			close(e.done)
+			epoch, told = 0, nil
 		case <-time.After(pause):
 		}
 	}
@@ -269,13 +295,18 @@ func (s *ShareConsumer) Read(topic string) {
 	}
 }
 
-// leave tells the group, once all is given back.
-func (s *ShareConsumer) leave() {
+// leave gives everything back, then tells the group, if epoch says that this is a member.
+func (s *ShareConsumer) leave(epoch int32) {
 	s.mu.Lock()
 	nodes := slices.Collect(maps.Values(s.nodes))
+	clear(s.nodes)
 	s.mu.Unlock()
 	for _, n := range nodes {
+		n.cancel()
 		<-n.ended
+	}
+	if epoch <= 0 {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), shareLeaveTimeout)
 	defer cancel()
@@ -366,6 +397,7 @@ func (s *ShareConsumer) findLeaders() bool {
 	for node := range of {
 		if s.nodes[node] == nil && s.ctx.Err() == nil {
 			n := &shareNode{consumer: s, id: node, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+			n.ctx, n.cancel = context.WithCancel(s.ctx)
 			s.nodes[node] = n
 			s.done.Go(n.run)
 		}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -27,6 +28,8 @@ type sharePart struct {
 type shareNode struct {
 	consumer *ShareConsumer
 	id       int32
+	ctx      context.Context // ends when the member leaves
+	cancel   context.CancelFunc
 	wake     chan struct{}
 	ended    chan struct{}
 
@@ -56,7 +59,7 @@ func (n *shareNode) run() {
 	defer close(n.ended)
 	c := n.consumer
 	n.wait = shareWaitLeast
-	for c.ctx.Err() == nil {
+	for n.ctx.Err() == nil {
 		acks := n.take()
 		if len(acks) > 0 {
 			n.wait = shareWaitLeast
@@ -65,17 +68,17 @@ func (n *shareNode) run() {
 		wanted, room := n.plan()
 		if room == 0 || len(wanted) == 0 {
 			select {
-			case <-c.ctx.Done():
+			case <-n.ctx.Done():
 			case <-n.wake:
 			}
 			continue
 		}
 		err := n.fetch(wanted, room)
 		c.fetched(room)
-		if err != nil && c.ctx.Err() == nil {
+		if err != nil && n.ctx.Err() == nil {
 			c.user.Ended(nil, toFault(err, "read for share group "+c.options.Group))
 			select {
-			case <-c.ctx.Done():
+			case <-n.ctx.Done():
 			case <-time.After(shareRetry):
 			}
 		}
@@ -329,9 +332,9 @@ func (n *shareNode) tell(answer *kmsg.ShareAcknowledgeResponse, acks []ShareAck,
 			n.acknowledge(again[:len(again)/2])
 			n.acknowledge(again[len(again)/2:])
 			continue
-		case kerr.IsRetriable(err) && !errors.Is(err, kerr.NotLeaderForPartition) && !errors.Is(err, kerr.FencedLeaderEpoch) && !errors.Is(err, kerr.UnknownTopicOrPartition) && c.ctx.Err() == nil:
+		case kerr.IsRetriable(err) && !errors.Is(err, kerr.NotLeaderForPartition) && !errors.Is(err, kerr.FencedLeaderEpoch) && !errors.Is(err, kerr.UnknownTopicOrPartition) && n.ctx.Err() == nil:
 			select { // the locks hold meanwhile; their user knows how long
-			case <-c.ctx.Done():
+			case <-n.ctx.Done():
 			case <-time.After(shareRetry / 5):
 			}
 			c.Acknowledge(again...)
@@ -420,5 +423,12 @@ func (n *shareNode) farewell() {
 	if n.session != nil {
 		_, _ = n.request(-1, nil) // without it the session ends with the connection
 		n.end(nil)
+	}
+	for { // said while the session ended
+		acks := n.take()
+		if len(acks) == 0 {
+			return
+		}
+		n.acknowledge(acks)
 	}
 }

@@ -5,12 +5,15 @@ import (
 	"time"
 )
 
+// halted reports whether nothing is lent for now, whoever is there. q.mu is held.
+func (q *Queue) halted() bool { return q.draining || q.desired.Paused || q.soughtShared() }
+
 // dispatch lends ready events to attachments with room. q.mu is held.
 func (q *Queue) dispatch() {
 	if q.shared != nil {
 		defer q.shared.consumer.Wake()
 	}
-	if q.draining || q.desired.Paused || len(q.attachments) == 0 || len(q.rotation) == 0 || q.silent() {
+	if q.halted() || len(q.attachments) == 0 || len(q.rotation) == 0 || q.silent() {
 		return
 	}
 	now := q.now()

@@ -30,6 +30,7 @@ type sharing struct {
 	numbered int64
 	lag      int64 // of the whole group, when it was last asked for
 	wake     chan struct{}
+	sought   chan struct{} // what is desired has changed
 }
 
 // place is where an event stands in Kafka.
@@ -72,7 +73,7 @@ const (
 
 // openShared joins the share group and starts the queue's goroutines.
 func (q *Queue) openShared(ctx context.Context) error {
-	s := &sharing{held: map[place]*hold{}, of: map[*entry]*hold{}, again: againTopic(q.options.SidePrefix, q.options.Name), saying: map[saying]*fate{}, stories: map[place]past{}, wake: make(chan struct{}, 1)}
+	s := &sharing{held: map[place]*hold{}, of: map[*entry]*hold{}, again: againTopic(q.options.SidePrefix, q.options.Name), saying: map[saying]*fate{}, stories: map[place]past{}, wake: make(chan struct{}, 1), sought: make(chan struct{}, 1)}
 	var beside []string
 	if again, _, err := q.findAgain(ctx); err == nil && again { // else againLoop finds it, or says why not
 		beside = append(beside, s.again)
@@ -99,6 +100,7 @@ func (q *Queue) openShared(ctx context.Context) error {
 	q.done.Go(q.lagLoop)
 	q.done.Go(q.moveLoop)
 	q.done.Go(q.againLoop)
+	q.done.Go(q.seekLoop)
 	return nil
 }
 
@@ -145,7 +147,7 @@ func (q *Queue) closeShared() {
 func (q *Queue) roomShared() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.draining || q.desired.Paused {
+	if q.halted() {
 		return 0
 	}
 	room := 0
@@ -434,7 +436,7 @@ func (q *Queue) lockLoop() {
 // keepLocks is one round of lockLoop. q.mu is held.
 func (q *Queue) keepLocks(now, every time.Duration) {
 	s := q.shared
-	nobody := len(q.attachments) == 0 || q.draining || q.desired.Paused
+	nobody := len(q.attachments) == 0 || q.halted()
 	var renewals []broker.ShareAck
 	for _, h := range s.held {
 		switch lockCare(h, now, every, s.lock, nobody, q.draining, q.options.Lease) {

@@ -39,6 +39,9 @@ func (q *Queue) desire(d Desired) {
 			p.sought = true
 		}
 	}
+	if q.shared != nil {
+		wake(q.shared.sought)
+	}
 	q.interruptPoll()
 	q.dispatch()
 }

@@ -21,11 +21,6 @@ func notOffered(what string) error {
 	return fault.New(fault.NotOffered, "this build does not offer %s", what)
 }
 
-// notOfQueue is of what a share group has no place for.
-func notOfQueue(name, what, instead string) error {
-	return fault.New(fault.NotOffered, "%s is not offered for subscription %s, whose order is QUEUE: %s", what, name, instead)
-}
-
 // letterID names a dead letter within its subscription.
 func letterID(at event.Position) string { return fmt.Sprintf("%d-%d", at.Partition, at.Offset) }
 

@@ -172,7 +172,7 @@ func hasLost(e *Entry, status *posternv1.SubscriptionStatus) bool {
 			return false
 		}
 	}
-	return e.Desired.Lost() && len(status.GetPartitions()) > 0 && len(status.GetMembers()) == 0
+	return e.Spec.Order != delivery.OrderQueue && e.Desired.Lost() && len(status.GetPartitions()) > 0 && len(status.GetMembers()) == 0
 }
 
 func partitionOf(all *[]*posternv1.PartitionStatus, at broker.TopicPartition) *posternv1.PartitionStatus {

@@ -75,10 +75,6 @@ func (s *Server) SeekSubscription(ctx context.Context, request *posternv1.SeekSu
 	if e.Problem != nil {
 		return nil, e.Problem
 	}
-	if e.Spec.Order == delivery.OrderQueue {
-		return nil, notOfQueue(e.Spec.Name, "seeking", "pause it, wait until no gateway is in its share group, and set the position there: kafka-share-groups --bootstrap-server BROKER --group "+
-			e.Spec.Queue().Group+" --topic TOPIC --reset-offsets --to-earliest --execute; then resume it")
-	}
 	targets, answer, err := s.targets(ctx, e.Spec, request)
 	if err != nil || request.GetDryRun() {
 		return answer, err
@@ -102,7 +98,7 @@ func (s *Server) targets(ctx context.Context, spec Spec, request *posternv1.Seek
 	if err != nil {
 		return nil, nil, err
 	}
-	committed, err := s.Kafka.Committed(ctx, spec.group(), topics...)
+	standing, err := s.standing(ctx, spec.Queue(), topics)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,9 +114,9 @@ func (s *Server) targets(ctx context.Context, spec Spec, request *posternv1.Seek
 		for _, p := range of {
 			targets[p.at] = p.seek
 			part := &posternv1.SeekPartition{Topic: topic, Partition: p.at.Partition, To: p.seek.Offset}
-			if from, ok := committed[p.at]; ok {
-				part.From = &from.Offset
-				part.Redelivered, part.Skipped = max(0, from.Offset-p.seek.Offset), max(0, p.seek.Offset-from.Offset)
+			if from, ok := standing[p.at]; ok {
+				part.From = &from
+				part.Redelivered, part.Skipped = max(0, from-p.seek.Offset), max(0, p.seek.Offset-from)
 			}
 			answer.Partitions = append(answer.Partitions, part)
 			answer.Redelivered += part.Redelivered
@@ -133,6 +129,23 @@ func (s *Server) targets(ctx context.Context, spec Spec, request *posternv1.Seek
 		}
 	}
 	return targets, answer, nil
+}
+
+// standing gives the positions that a group has.
+func (s *Server) standing(ctx context.Context, of delivery.Options, topics []string) (map[broker.TopicPartition]int64, error) {
+	at := map[broker.TopicPartition]int64{}
+	if of.Order == delivery.OrderQueue {
+		positions, err := s.Kafka.SharePositions(ctx, of.Group, topics...)
+		for tp, p := range positions {
+			at[tp] = p.Offset
+		}
+		return at, err
+	}
+	committed, err := s.Kafka.Committed(ctx, of.Group, topics...)
+	for tp, c := range committed {
+		at[tp] = c.Offset
+	}
+	return at, err
 }
 
 type target struct {

@@ -60,7 +60,7 @@ var all = []scenario{
 	{name: "grpc-batch-100", contenders: []string{"direct", "floor", "gateway"}, kind: "grpc", callers: 8, batch: 100},
 	{name: "stream-100", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 100},
 	{name: "stream-1", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 1},
-	{name: "subscribe-drain", contenders: []string{"direct", "gateway"}, kind: "drain", callers: 1, batch: 1},
+	{name: "subscribe-drain", contenders: []string{"direct", "floor", "gateway"}, kind: "drain", callers: 1, batch: 1},
 	{name: "sse-drain", contenders: []string{byStream, "gateway"}, kind: "sse"},
 	{name: "pull-drain", contenders: []string{byStream, "gateway"}, kind: "pull"},
 	{name: "handlers-256x5ms", contenders: []string{byChannel, "gateway"}, kind: "handlers"},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -69,6 +70,7 @@ func serveFloor(ctx context.Context, bootstrap string) error {
 	}
 	g := grpc.NewServer(grpc.NumStreamWorkers(64), experimental.BufferPool(buffers))
 	posternv1.RegisterPublisherServer(g, &floorPublisher{client: client})
+	posternv1.RegisterSubscriberServer(g, floorSubscriber{bootstrap: bootstrap})
 	fmt.Printf("http=%s grpc=%s\n", web.Addr(), rpc.Addr())
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(web) }) // ends with Close
@@ -271,10 +273,73 @@ func streamDirect(ctx context.Context, client *kgo.Client, topic string, unanswe
 	return n, failed
 }
 
+// floorSubscriber is the barest server of subscriptions: what a group consumer
+// reads goes into the stream, frames as large as the gateway's, and what comes back
+// is read and forgotten.
+type floorSubscriber struct {
+	posternv1.UnimplementedSubscriberServer
+	bootstrap string
+}
+
+// floorFrame is how many events of 1 KiB fill one of the gateway's frames.
+const floorFrame = 240
+
+func (f floorSubscriber) Subscribe(stream grpc.BidiStreamingServer[posternv1.SubscribeRequest, posternv1.SubscribeResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	of := first.GetOpen().GetInline()
+	client, err := kgo.NewClient(drainOptions(f.bootstrap, of.GetTopics()[0], of.GetName())...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	go func() {
+		defer cancel()
+		for {
+			if _, err := stream.Recv(); err != nil {
+				return
+			}
+		}
+	}()
+	id := uint64(0)
+	for {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := fetches.Err0(); err != nil {
+			return err
+		}
+		for part := range slices.Chunk(fetches.Records(), floorFrame) {
+			batch := &posternv1.DeliveryBatch{Deliveries: make([]*posternv1.Delivery, len(part))}
+			for i, r := range part {
+				id++
+				batch.Deliveries[i] = &posternv1.Delivery{
+					DeliveryId: id, Attempt: 1, Event: &posternv1.Event{Key: r.Key, Data: r.Value},
+					Position: &posternv1.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset},
+				}
+			}
+			if err := stream.Send(&posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Deliveries{Deliveries: batch}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func drainOptions(bootstrap, topic, group string) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200 * time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+	}
+}
+
 // drainDirect reads events as a bare group consumer that commits every 200 ms.
 func drainDirect(ctx context.Context, bootstrap, topic, group string, events int) (int64, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	client, err := kgo.NewClient(drainOptions(bootstrap, topic, group)...)
 	if err != nil {
 		return 0, err
 	}

@@ -143,15 +143,28 @@ func (s *ShareConsumer) Join(ctx context.Context, begun func(ShareSettings)) err
 	if err := s.begin(ctx); err != nil {
 		return fail(err)
 	}
-	// Connections of its own: a fetch that waits holds up whatever is behind it.
-	cl, err := kgo.NewClient(s.client.base...)
-	if err != nil {
-		return fail(fmt.Errorf("kafka client for share group %s: %w", s.options.Group, err))
+	if err := s.connect(); err != nil {
+		return fail(err)
 	}
-	s.kgo, s.admin = cl, kadm.NewClient(cl)
 	begun(settings)
 	s.done.Go(s.heartbeatLoop)
 	s.done.Go(s.lookLoop)
+	return nil
+}
+
+// connect makes connections of its own: a fetch that waits holds up whatever is
+// behind it. Those there were are closed.
+func (s *ShareConsumer) connect() error {
+	cl, err := kgo.NewClient(s.client.base...)
+	if err != nil {
+		return fmt.Errorf("kafka client for share group %s: %w", s.options.Group, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kgo != nil {
+		s.kgo.Close()
+	}
+	s.kgo, s.admin = cl, kadm.NewClient(cl)
 	return nil
 }
 
@@ -265,10 +278,17 @@ func (s *ShareConsumer) heartbeatLoop() {
 		}
 		select {
 		case <-s.ctx.Done():
+			s.letGo()
 			s.leave(epoch)
 			return
 		case e := <-s.apart:
 			s.assign(nil)
+			s.letGo()
+			// A leader forgets where the group stood with the connection of its last
+			// member: it must be gone before the group can be empty.
+			if err := s.connect(); err != nil {
+				s.user.Ended(nil, err)
+			}
 			s.leave(epoch)
 			e.do(s.ctx)
 			close(e.done)
@@ -295,8 +315,8 @@ func (s *ShareConsumer) Read(topic string) {
 	}
 }
 
-// leave gives everything back, then tells the group, if epoch says that this is a member.
-func (s *ShareConsumer) leave(epoch int32) {
+// letGo gives everything back.
+func (s *ShareConsumer) letGo() {
 	s.mu.Lock()
 	nodes := slices.Collect(maps.Values(s.nodes))
 	clear(s.nodes)
@@ -305,6 +325,10 @@ func (s *ShareConsumer) leave(epoch int32) {
 		n.cancel()
 		<-n.ended
 	}
+}
+
+// leave tells the group, if epoch says that this is a member.
+func (s *ShareConsumer) leave(epoch int32) {
 	if epoch <= 0 {
 		return
 	}
@@ -360,7 +384,10 @@ func (s *ShareConsumer) findLeaders() bool {
 	if len(topics) == 0 {
 		return true
 	}
-	details, err := s.admin.ListTopicsWithInternal(s.ctx, topics...)
+	s.mu.Lock()
+	admin := s.admin
+	s.mu.Unlock()
+	details, err := admin.ListTopicsWithInternal(s.ctx, topics...)
 	if err != nil {
 		return false
 	}

@@ -345,3 +345,34 @@ func TestStatusOfAQueueCountsWhatWaitsForItsNextAttempt(t *testing.T) {
 		return err == nil && report.Cause.Kind == delivery.CauseRetrying && i.queue.Backlog() == 1
 	})
 }
+
+func TestSoughtQueueStillBringsWhatWaitsInADelayTopic(t *testing.T) {
+	c := shareCluster(t)
+	topic := c.Topic("uploads", 1)
+	o := queueOptions(c, "sought", topic)
+	c.Put(events(topic, "a0")...)
+	i := prepare(t, c)
+	to := seek(1, topic, 2)
+	i.queues.NoteBegun(func(name string, epoch uint64) {
+		kept := to
+		kept.Begun = epoch + 1
+		go i.queues.Desire(name, kept) // as the subscription's record does
+	})
+	i.open(o)
+	i.nack(i.next(), 3*time.Second, "later")
+	eventually(t, "the share group is done with it while it waits", func() bool { return shareLag(t, c, o.Group, topic) == 0 })
+	c.Put(events(topic, "b1")...)
+	held := i.next()
+	i.queues.Desire(o.Name, to)
+	c.Put(events(topic, "c2")...)
+	for _, want := range []string{"c2#1", "a0#2"} {
+		next := i.next()
+		if got := values([]delivery.Lease{next}); got != want {
+			t.Errorf("%s came, want %s", got, want)
+		}
+		i.ack(next)
+	}
+	if o := i.queue.SettleCommitted(t.Context(), []delivery.Settlement{{ID: held.ID, Word: delivery.Ack}})[0].Outcome; o != delivery.LeaseExpired {
+		t.Errorf("an ack of what was at work when the subscription was sought is %s", o)
+	}
+}

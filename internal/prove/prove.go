@@ -335,6 +335,7 @@ func (r *run) awaitSettled(ctx context.Context) error {
 	// A partition's end may be a transaction's marker, which is no event: the last
 	// event decides. Nothing is published any more.
 	ends := map[broker.TopicPartition]int64{}
+	var stored []event.Position
 	for _, topic := range r.topics {
 		records, err := r.read(ctx, topic)
 		if err != nil {
@@ -343,6 +344,7 @@ func (r *run) awaitSettled(ctx context.Context) error {
 		for _, e := range records {
 			at := broker.TopicPartition{Topic: topic, Partition: e.Partition}
 			ends[at] = max(ends[at], e.Offset+1)
+			stored = append(stored, e.Position())
 		}
 	}
 	behind := ""
@@ -358,13 +360,34 @@ func (r *run) awaitSettled(ctx context.Context) error {
 				}
 			}
 			if left == 0 {
-				return nil
+				return r.awaitParked(ctx, stored)
 			}
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("not everything was settled within %s:%s %w", liveness, behind, errors.Join(err, ctx.Err()))
 		}
 		sleep(ctx, 200*time.Millisecond)
+	}
+}
+
+// awaitParked waits until each stored event has been settled: the group's position
+// passes what is parked or waits in a delay topic, which comes later.
+func (r *run) awaitParked(ctx context.Context, stored []event.Position) error {
+	for {
+		settled := map[event.Position]bool{}
+		for _, e := range r.recorder.Entries() {
+			if e.Kind == history.Acked || e.Kind == history.Rejected {
+				settled[event.Position{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset}] = true
+			}
+		}
+		left := slices.DeleteFunc(slices.Clone(stored), func(at event.Position) bool { return settled[at] })
+		if len(left) == 0 {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d events were put aside and not settled within %s, the first is %s: %w", len(left), liveness, left[0], ctx.Err())
+		}
+		sleep(ctx, time.Second)
 	}
 }
 

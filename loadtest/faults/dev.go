@@ -147,10 +147,16 @@ func traceWrites(ctx context.Context, pid int, said string, files []string) (tra
 	return t, t.Start()
 }
 
+// stop ends it. One whose process has ended in the middle may wait for it for ever.
 func (t trace) stop() {
 	_ = t.Process.Signal(syscall.SIGINT) // one whose process was killed has ended
-	_ = t.Wait()                         // it was interrupted
+	limit := time.AfterFunc(traceEnds, func() { _ = t.Process.Kill() })
+	defer limit.Stop()
+	_ = t.Wait() // it was interrupted
 }
+
+// traceEnds is how long strace may take to let a process go.
+const traceEnds = 5 * time.Second
 
 // mountDisk mounts a tmpfs of a size, and finds whether faults of disks can be brought about.
 func mountDisk(dir string, size int) (mounted bool, err error) {

@@ -129,7 +129,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 		extra = append(extra, kgo.InstanceID(c.options.StaticMembership))
 	}
 	consumer.patience.note()
-	group, err := kgo.NewClient(append(append(append([]kgo.Opt{
+	group, err := kgo.NewClient(slices.Concat([]kgo.Opt{
 		kgo.ConsumerGroup(o.Group),
 		kgo.ConsumeTopics(consumer.reading()...),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -166,7 +166,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 				consumer.Resume(tps)
 			}
 		}),
-	}, extra...), c.base...), kgo.Dialer(consumer.patience.dial(c.dial)))...)
+	}, extra, c.base, []kgo.Opt{kgo.Dialer(consumer.patience.dial(c.dial))})...)
 	if err != nil {
 		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
 	}

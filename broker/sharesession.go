@@ -408,26 +408,21 @@ func shareBatches(acks []ShareAck) []kmsg.ShareAcknowledgeRequestTopicPartitionA
 
 // farewell says the last words and ends the session, which releases what is left.
 func (n *shareNode) farewell() {
-	for {
-		acks := n.take()
-		if len(acks) == 0 {
-			break
-		}
-		for i := range acks {
-			if acks[i].Word == ShareRenew {
-				acks[i].Word = ShareRelease
-			}
-		}
-		n.acknowledge(acks)
-	}
+	n.sayTheRest()
 	if n.session != nil {
 		_, _ = n.request(-1, nil) // without it the session ends with the connection
 		n.end(nil)
 	}
-	for { // said while the session ended
-		acks := n.take()
-		if len(acks) == 0 {
-			return
+	n.sayTheRest() // what was said while the session ended is refused
+}
+
+// sayTheRest says the last words; what would be kept is released.
+func (n *shareNode) sayTheRest() {
+	for acks := n.take(); len(acks) > 0; acks = n.take() {
+		for i := range acks {
+			if acks[i].Word == ShareRenew {
+				acks[i].Word = ShareRelease
+			}
 		}
 		n.acknowledge(acks)
 	}

@@ -2,10 +2,11 @@ package delivery
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/postern-dev/postern/broker"
-	"github.com/postern-dev/postern/fault"
 )
 
 // A share group's position can be set only while nobody is in it. So each gateway
@@ -80,20 +81,21 @@ func (q *Queue) seekShared(ctx context.Context) {
 
 // setShared sets the group's position where it was sought and is not there yet.
 func (q *Queue) setShared(ctx context.Context, desired Desired) error {
-	targets, ids := map[broker.TopicPartition]int64{}, map[string][16]byte{}
+	if len(desired.Seeks) == 0 {
+		return nil
+	}
+	read := map[string]bool{}
 	for at := range desired.Seeks {
-		if _, asked := ids[at.Topic]; !asked {
-			topics, err := q.kafka.Topics(ctx, at.Topic)
-			switch {
-			case fault.Is(err, fault.UnknownTopic): // deleted: there is nothing to seek
-			case err != nil:
-				return err
-			default:
-				ids[at.Topic] = topics[0].ID
-			}
-		}
-		id, there := ids[at.Topic]
-		if seek, ok := desired.SeekOf(at, id, desired.applied()); there && ok {
+		read[at.Topic] = true
+	}
+	topics, err := q.kafka.Existing(ctx, slices.Collect(maps.Keys(read))...) // in one that was deleted there is nothing to seek
+	if err != nil {
+		return err
+	}
+	targets := map[broker.TopicPartition]int64{}
+	for at := range desired.Seeks {
+		topic, there := topics[at.Topic]
+		if seek, ok := desired.SeekOf(at, topic.ID, desired.applied()); there && ok {
 			targets[at] = seek.Offset
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,12 +67,7 @@ func TestRedriveThatIsKilledTwiceBringsEachDeadLetterBack(t *testing.T) {
 	const events = 600
 	cluster := brokertest.New(t)
 	topic, name := cluster.Topic("job-kill", 4), cluster.Name("job-kill-sub")
-	gateway := &killable{t: t, grpc: freeAddress(t)}
-	gateway.args = []string{
-		"run", "--kafka-brokers", strings.Join(cluster.Bootstrap, ","),
-		"--listen-grpc", gateway.grpc, "--listen-http", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0", "--kafka-session-timeout", "6s",
-	}
-	gateway.start()
+	gateway := startKillable(t, cluster)
 	defer gateway.kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()

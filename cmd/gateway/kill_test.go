@@ -36,6 +36,18 @@ type killable struct {
 	stderr *strings.Builder
 }
 
+// startKillable starts one that works with cluster.
+func startKillable(t *testing.T, cluster *brokertest.Cluster) *killable {
+	t.Helper()
+	k := &killable{t: t, grpc: freeAddress(t)}
+	k.args = []string{
+		"run", "--kafka-brokers", strings.Join(cluster.Bootstrap, ","),
+		"--listen-grpc", k.grpc, "--listen-http", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0", "--kafka-session-timeout", "6s",
+	}
+	k.start()
+	return k
+}
+
 func (k *killable) start() {
 	k.t.Helper()
 	k.mu.Lock()
@@ -66,12 +78,7 @@ func (k *killable) kill() {
 func TestKillNineUnderLoadLosesNothingAndKeepsTheOrder(t *testing.T) {
 	cluster := brokertest.New(t)
 	topic, group := cluster.Topic("kill", 4), cluster.Name("kill-sub")
-	gateway := &killable{t: t, grpc: freeAddress(t)}
-	gateway.args = []string{
-		"run", "--kafka-brokers", strings.Join(cluster.Bootstrap, ","),
-		"--listen-grpc", gateway.grpc, "--listen-http", "127.0.0.1:0", "--listen-admin", "127.0.0.1:0", "--kafka-session-timeout", "6s",
-	}
-	gateway.start()
+	gateway := startKillable(t, cluster)
 	defer gateway.kill()
 	recorder := history.NewRecorder()
 

@@ -45,10 +45,7 @@ func TestSoughtQueueBringsEverythingOnceMoreAtAllGateways(t *testing.T) {
 	put(cluster, topic, 4, "anna", "bert", "cleo")
 	open := &posternv1.Open{Subscription: name, Confirm: posternv1.Confirm_CONFIRM_ON_COMMIT}
 	a := one.subscribe(open)
-	eventually(t, "the second gateway's knowing it", func() bool {
-		_, err := two.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
-		return err == nil
-	})
+	two.awaitKnown(name)
 	b := two.subscribe(open)
 	ackAll(t, 12, a, b)
 	eventually(t, "no lag", func() bool { return lag(t, one, name) == 0 })
@@ -87,10 +84,7 @@ func TestSoughtQueueBringsEverythingOnceMoreAtAllGateways(t *testing.T) {
 
 	// It was sought once: neither a gateway that comes later nor those that are there do it again.
 	three := start(t, cluster, nil)
-	eventually(t, "the third gateway's knowing it", func() bool {
-		_, err := three.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
-		return err == nil
-	})
+	three.awaitKnown(name)
 	a.close()
 	b.close()
 	c := three.subscribe(open)

@@ -229,10 +229,7 @@ func TestQueueStatusTellsItsLagAndWhoWorksOnIt(t *testing.T) {
 		st := status(one)
 		return st.State == posternv1.SubscriptionState_SUBSCRIPTION_STATE_ACTIVE && st.Lag == 1 && len(st.Members) == 1 && len(st.Consumers) == 1
 	})
-	eventually(t, "the other gateway's knowing it", func() bool {
-		_, err := two.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
-		return err == nil
-	})
+	two.awaitKnown(name)
 	if st := status(two); st.Lag != 1 || len(st.Members) != 1 {
 		t.Errorf("the other gateway says %v", st)
 	}

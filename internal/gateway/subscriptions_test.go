@@ -51,6 +51,15 @@ func (r *running) create(m *posternv1.Subscription) *posternv1.Subscription {
 	return made
 }
 
+// awaitKnown waits until the gateway knows a subscription that was made at another.
+func (r *running) awaitKnown(name string) {
+	r.t.Helper()
+	eventually(r.t, "the gateway's knowing "+name, func() bool {
+		_, err := r.subscriptions().GetSubscription(r.t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
+		return err == nil
+	})
+}
+
 func TestSubscriptionCreatedAtOneGatewayIsServedByAnotherWithinASecond(t *testing.T) {
 	cluster := brokertest.New(t)
 	topic := cluster.Topic("orders", 2)
@@ -502,10 +511,7 @@ func TestSeekThroughTheAPIDeliversTheSliceAgain(t *testing.T) {
 		s.ack(s.next())
 	}
 	eventually(t, "the commit", func() bool { at, _ := cluster.Committed(name, topic, 0); return at == 5 })
-	eventually(t, "the other gateway's knowing it", func() bool {
-		_, err := two.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
-		return err == nil
-	})
+	two.awaitKnown(name)
 	for round, seek := range []*posternv1.SeekSubscriptionRequest{
 		{To: &posternv1.SeekSubscriptionRequest_Positions{Positions: &posternv1.SeekPositions{Positions: []*posternv1.Position{{Topic: topic, Offset: 3}}}}},
 		{To: &posternv1.SeekSubscriptionRequest_Edge{Edge: posternv1.Edge_EDGE_EARLIEST}},
@@ -598,10 +604,7 @@ func TestStatusTellsPositionsLagAndWhoWorksOnIt(t *testing.T) {
 		st := status(one)
 		return st.State == posternv1.SubscriptionState_SUBSCRIPTION_STATE_ACTIVE && st.Lag == 1 && len(st.Members) == 1
 	})
-	eventually(t, "the other gateway's knowing it", func() bool {
-		_, err := two.subscriptions().GetSubscription(t.Context(), &posternv1.GetSubscriptionRequest{Name: name})
-		return err == nil
-	})
+	two.awaitKnown(name)
 	st := status(two) // it does not work on it, and tells what Kafka knows
 	if st.Lag != 1 || len(st.Members) != 1 || st.Partitions[0].Instance == "" {
 		t.Errorf("the other gateway says %v", st)

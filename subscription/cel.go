@@ -268,10 +268,7 @@ func attributeOf(target any, name string) ([]byte, bool) {
 	if !ok {
 		return nil, false
 	}
-	if name == "specversion" {
-		return []byte(event.SpecVersion), e.attributes.CloudEvent
-	}
-	return e.attributes.Get(name)
+	return e.Get(name)
 }
 
 var (

@@ -68,6 +68,14 @@ type view struct {
 	attributes event.Attributes
 }
 
+// Get gives the bytes of the attribute called name, and whether the event has it.
+func (e *view) Get(name string) ([]byte, bool) {
+	if name == "specversion" { // where there is an event, it is known without a look at it
+		return []byte(event.SpecVersion), e.attributes.CloudEvent
+	}
+	return e.attributes.Get(name)
+}
+
 // NewFilter compiles s. What is wrong is told all at once, each as a
 // *setting.Error whose setting is the path below the filter.
 func NewFilter(s FilterSpec) (*Filter, error) {
@@ -223,13 +231,7 @@ func newAttributes(pairs map[string]string, test func([]byte, string) bool) attr
 
 func (a attributes) match(e *view) (bool, error) {
 	for i, name := range a.names {
-		var value []byte
-		var ok bool
-		if name == "specversion" {
-			value, ok = []byte(event.SpecVersion), e.attributes.CloudEvent
-		} else {
-			value, ok = e.attributes.Get(name)
-		}
+		value, ok := e.Get(name)
 		if !ok || !a.test(value, a.values[i]) {
 			return false, nil
 		}

@@ -346,7 +346,7 @@ func (l *Ledger) writeOnce(ctx context.Context, decide func() ([]*event.Record, 
 		batch[i].Topic, batch[i].Partition = l.topic, 0
 		batch[i].Headers = append(batch[i].Headers, kgo.RecordHeader{Key: ledgerWrite, Value: []byte(id)})
 	}
-	if err := client.ProduceSync(ctx, batch...).FirstErr(); err != nil {
+	if err := produceWithin(ctx, client, batch); err != nil {
 		l.abort(ctx, client)
 		return !terminal(err), notStored(toFault(err, "write "+l.topic))
 	}
@@ -365,6 +365,28 @@ func (l *Ledger) writeOnce(ctx context.Context, decide func() ([]*event.Record, 
 		return true, notStored(fault.New(fault.BrokerUnavailable, "the change of %s was aborted although Kafka took its commit", l.topic))
 	}
 	return false, nil
+}
+
+// produceWithin produces the records and waits for their answers, not beyond ctx.
+// The client waits beyond it: it never gives up a record that it sent and was not
+// answered, and ends it when it is closed.
+func produceWithin(ctx context.Context, client *kgo.Client, records []*kgo.Record) error {
+	answers := make(chan error, len(records))
+	for _, r := range records {
+		client.Produce(ctx, r, func(_ *kgo.Record, err error) { answers <- err })
+	}
+	var first error
+	for range records {
+		select {
+		case err := <-answers:
+			if first == nil {
+				first = err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return first
 }
 
 // taken reports whether the write called id is there.

@@ -91,6 +91,8 @@ func TestFilterSaysMatchNoMatchOrWhyNot(t *testing.T) {
 		{FilterSpec{Not: &broken}, order(), false, "no such key"},
 
 		{sql(`type = 'order.created' AND EXISTS subject AND LENGTH(subject) = 4 AND region IN ('eu', 'us')`), order(), true, ""},
+		{sql(`specversion = '1.0' AND id = 1 AND source = '/shop' AND type = 'order.created' AND subject = 'anna'`), order(), true, ""},
+		{sql(`time = '2026-01-31T10:00:00Z' AND datacontenttype LIKE '%/json' AND NOT EXISTS dataschema AND NOT EXISTS partitionkey`), order(), true, ""},
 		{sql(`nothere = 'x'`), order(), false, ""},
 		{sql(`NOT (EXISTS nothere)`), order(), true, ""},
 		{sql(`NOT (EXISTS nothere)`), plain(), false, ""},

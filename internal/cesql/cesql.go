@@ -70,11 +70,11 @@ func (e *Expression) Evaluate(a Attributes) (Value, error) { return e.root(a) }
 type keywords struct{ *antlr.InputStream }
 
 func (k keywords) LA(offset int) int {
-	if c := k.InputStream.LA(offset); c >= 'a' && c <= 'z' {
-		return c - 'a' + 'A'
-	} else {
-		return c
+	c := k.InputStream.LA(offset)
+	if c >= 'a' && c <= 'z' {
+		c += 'A' - 'a'
 	}
+	return c
 }
 
 // node gives one part's value for an event.
@@ -147,13 +147,13 @@ func (c *compiler) compile(tree antlr.Tree) node {
 		}
 		return differ(left, right)
 	case *gen.LikeExpressionContext:
-		return unless(t.NOT() != nil, like(c.compile(t.Expression()), unquote(t.StringLiteral())))
+		return notIf(t.NOT() != nil, like(c.compile(t.Expression()), unquote(t.StringLiteral())))
 	case *gen.InExpressionContext:
 		var set []node
 		for _, member := range t.SetExpression().(*gen.SetExpressionContext).AllExpression() {
 			set = append(set, c.compile(member))
 		}
-		return unless(t.NOT() != nil, in(c.compile(t.Expression()), set))
+		return notIf(t.NOT() != nil, in(c.compile(t.Expression()), set))
 	case *gen.FunctionInvocationExpressionContext:
 		return c.call(t)
 	}
@@ -195,7 +195,7 @@ func unquote(literal antlr.ParseTree) string {
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\`+quoted[:1], quoted[:1])
 }
 
-func unless(negated bool, n node) node {
+func notIf(negated bool, n node) node {
 	if negated {
 		return not(n)
 	}

@@ -35,8 +35,8 @@ var functions = map[string][]function{
 	"LOWER": {{parameters: []kind{kindText}, run: func(a []Value) (Value, error) { return text(strings.ToLower(a[0].text)), nil }}},
 	"UPPER": {{parameters: []kind{kindText}, run: func(a []Value) (Value, error) { return text(strings.ToUpper(a[0].text)), nil }}},
 	"TRIM":  {{parameters: []kind{kindText}, run: func(a []Value) (Value, error) { return text(strings.TrimSpace(a[0].text)), nil }}},
-	"LEFT":  {{parameters: []kind{kindText, kindInteger}, run: left}},
-	"RIGHT": {{parameters: []kind{kindText, kindInteger}, run: right}},
+	"LEFT":  {{parameters: []kind{kindText, kindInteger}, run: leftOf}},
+	"RIGHT": {{parameters: []kind{kindText, kindInteger}, run: rightOf}},
 	"SUBSTRING": {
 		{parameters: []kind{kindText, kindInteger}, run: substring},
 		{parameters: []kind{kindText, kindInteger, kindInteger}, run: substring},
@@ -84,7 +84,7 @@ func join(values []Value, between string) string {
 	return strings.Join(texts, between)
 }
 
-func left(a []Value) (Value, error) {
+func leftOf(a []Value) (Value, error) {
 	characters, n := []rune(a[0].text), int(a[1].n)
 	if n < 0 {
 		return Value{}, fmt.Errorf("LEFT of %d characters", n)
@@ -92,7 +92,7 @@ func left(a []Value) (Value, error) {
 	return text(string(characters[:min(n, len(characters))])), nil
 }
 
-func right(a []Value) (Value, error) {
+func rightOf(a []Value) (Value, error) {
 	characters, n := []rune(a[0].text), int(a[1].n)
 	if n < 0 {
 		return Value{}, fmt.Errorf("RIGHT of %d characters", n)

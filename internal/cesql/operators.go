@@ -8,10 +8,11 @@ import (
 func literal(v Value) node { return func(Attributes) (Value, error) { return v, nil } }
 
 func attribute(name string) node {
+	missing := fmt.Errorf("%w: %s", ErrMissingAttribute, name) // once: most events of a topic may lack it
 	return func(a Attributes) (Value, error) {
 		value, ok := a.Get(name)
 		if !ok {
-			return Value{}, fmt.Errorf("%w: %s", ErrMissingAttribute, name)
+			return Value{}, missing
 		}
 		return text(string(value)), nil
 	}
@@ -68,6 +69,7 @@ func differ(left, right node) node {
 	}
 }
 
+// pair evaluates both before it casts either, so that a missing attribute comes before a cast that fails.
 func pair(left, right node, of kind, a Attributes) (l, r Value, err error) {
 	if l, err = left(a); err != nil {
 		return l, r, err

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"testing"
@@ -53,6 +54,7 @@ func TestSeeds(t *testing.T) {
 		for i := range uint64(*seeds) {
 			t.Run(strconv.FormatUint(first+i, 10), func(t *testing.T) {
 				t.Parallel()
+				defer endsWithin(seedLimit, first+i)()
 				var report history.Report
 				synctest.Test(t, func(t *testing.T) { report = simulate(t, newPlan(first+i)) })
 				mu.Lock()
@@ -70,6 +72,20 @@ func TestSeeds(t *testing.T) {
 	if total.Settled < 20**seeds {
 		t.Errorf("only %d events were settled: the simulations show little", total.Settled)
 	}
+}
+
+// seedLimit is how long one seed may run in real time, of which it needs a second
+// or two: in simulated time a gateway that does not end goes on for ever.
+const seedLimit = 5 * time.Minute
+
+// endsWithin ends the whole run, and shows what every goroutine waits for, unless
+// stop is called in time.
+func endsWithin(limit time.Duration, seed uint64) (stop func()) {
+	timer := time.AfterFunc(limit, func() {
+		debug.SetTraceback("all")
+		panic(fmt.Sprintf("seed %d has not ended after %s\n%s", seed, limit, newPlan(seed)))
+	})
+	return func() { timer.Stop() }
 }
 
 // Names in the simulations. Each runs on a cluster of its own.

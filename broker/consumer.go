@@ -103,15 +103,15 @@ const (
 	fetchMaxPartitionBytes = 1 << 20
 	commitTimeout          = 10 * time.Second
 	// A member has this long to come to a rebalance: to let go of its partitions (two
-	// seconds and a commit). While one is awaited, the client holds every commit of
-	// the others back, so one that died on its way must not be awaited for long.
+	// seconds and a commit). While one is awaited, nobody has what was let go, so one
+	// that died on its way must not be awaited for long.
 	rebalanceTimeout = 15 * time.Second
 )
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
 	consumer := &Consumer{client: c, options: o, owner: owner, heard: newHeard(c.options, o.Heard), joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
-	consumer.patience = &patience{paused: consumer.paused}
+	consumer.patience = &patience{paused: consumer.paused, conns: map[*patientConn]bool{}}
 	return consumer
 }
 
@@ -362,6 +362,23 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
+	joins := consumer.heard.joins()
+	if joins.Err() != nil {
+		return consumer.commitBesideJoin(ctx, what)
+	}
+	refused, err := consumer.commit(ctx, joins, what)
+	if err != nil && joins.Err() != nil && ctx.Err() == nil {
+		return consumer.commitBesideJoin(ctx, what)
+	}
+	return refused, err
+}
+
+// commit is Commit by the client, which gives up when a JoinGroup is sent: commits
+// wait until it is answered.
+func (consumer *Consumer) commit(ctx, joins context.Context, what map[TopicPartition]Committing) (map[TopicPartition]error, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(joins, cancel)()
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	beside := map[string][]int32{} // partitions of other topics
 	for tp, c := range what {
@@ -406,28 +423,35 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 		return nil
 	})
 	var failed error
-	refused := map[TopicPartition]error{}
+	var refused map[TopicPartition]error
 	consumer.kgo.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			failed = toFault(err, "commit for group "+consumer.options.Group)
 			return
 		}
-		for _, t := range answer.Topics {
-			name := t.Topic
-			if name == "" {
-				name = consumer.cachedName(t.TopicID)
-			}
-			for _, p := range t.Partitions {
-				tp := TopicPartition{name, p.Partition}
-				if err := kerr.ErrorForCode(p.ErrorCode); err == nil {
-					consumer.committed(tp, what[tp])
-				} else {
-					refused[tp] = toFault(err, fmt.Sprintf("commit %s for group %s", tp, consumer.options.Group))
-				}
-			}
-		}
+		refused = consumer.settle(answer, what, consumer.cachedName)
 	})
 	return refused, failed
+}
+
+// settle notes what Kafka took of what, and gives what it refused.
+func (consumer *Consumer) settle(answer *kmsg.OffsetCommitResponse, what map[TopicPartition]Committing, nameOf func(id [16]byte) string) map[TopicPartition]error {
+	refused := map[TopicPartition]error{}
+	for _, t := range answer.Topics {
+		name := t.Topic
+		if name == "" {
+			name = nameOf(t.TopicID)
+		}
+		for _, p := range t.Partitions {
+			tp := TopicPartition{name, p.Partition}
+			if err := kerr.ErrorForCode(p.ErrorCode); err == nil {
+				consumer.committed(tp, what[tp])
+			} else {
+				refused[tp] = toFault(err, fmt.Sprintf("commit %s for group %s", tp, consumer.options.Group))
+			}
+		}
+	}
+	return refused
 }
 
 // Seek moves the reading of partitions that are assigned.
@@ -480,6 +504,9 @@ func (consumer *Consumer) Close(forGood bool) {
 	if consumer.watching != nil {
 		consumer.watching()
 		consumer.watched.Wait()
+	}
+	if consumer.heard.joins().Err() != nil {
+		consumer.leaveBesideJoin()
 	}
 	consumer.kgo.CloseAllowingRebalance()
 	if name := consumer.client.options.StaticMembership; forGood && name != "" {

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +19,10 @@ type heard struct {
 	again   func() // it was silent, and is not any more; nil tells nobody
 	began   time.Time
 	last    atomic.Int64 // nanoseconds from began; 0: nothing yet
+
+	mu      sync.Mutex
+	settled context.Context // over while a JoinGroup was sent and is not answered
+	join    context.CancelFunc
 }
 
 // serverSession is how long brokers wait for a member of KIP-848's protocol, where
@@ -25,14 +31,38 @@ const serverSession = 45 * time.Second
 
 func newHeard(o Options, again func()) *heard {
 	h := &heard{session: o.SessionTimeout, again: again, began: time.Now()}
+	h.settled, h.join = context.WithCancel(context.Background())
 	if o.GroupProtocol == "consumer" {
 		h.session = max(h.session, serverSession)
 	}
 	return h
 }
 
+// joins gives a context that is over while a JoinGroup waits for its answer.
+func (h *heard) joins() context.Context {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.settled
+}
+
+// OnBrokerWrite is kgo.HookBrokerWrite's.
+func (h *heard) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
+	if kmsg.Key(key) != kmsg.JoinGroup || err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.join()
+}
+
 // OnBrokerE2E is kgo.HookBrokerE2E's.
 func (h *heard) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	if kmsg.Key(key) == kmsg.JoinGroup {
+		h.mu.Lock()
+		h.join()
+		h.settled, h.join = context.WithCancel(context.Background())
+		h.mu.Unlock()
+	}
 	switch kmsg.Key(key) {
 	case kmsg.Heartbeat, kmsg.JoinGroup, kmsg.SyncGroup, kmsg.ConsumerGroupHeartbeat:
 	default:

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -19,6 +21,10 @@ import (
 type patience struct {
 	came   atomic.Int64 // when something came, in nanoseconds of Unix time
 	paused func() bool  // whether a partition is paused
+
+	mu    sync.Mutex
+	over  bool // no connection is opened any more
+	conns map[*patientConn]bool
 }
 
 const (
@@ -44,8 +50,37 @@ func (p *patience) dial(dial Dial) Dial {
 		if err != nil {
 			return nil, err
 		}
-		return &patientConn{conn, p}, nil
+		c := &patientConn{conn, p}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.over {
+			_ = conn.Close() // nobody is to use it
+			return nil, errOver
+		}
+		p.conns[c] = true
+		return c, nil
 	}
+}
+
+// errOver is an error that the client does not try again after.
+var errOver = &net.OpError{Op: "dial", Net: "tcp", Err: syscall.EPERM}
+
+// end breaks the member's connections and refuses new ones.
+func (p *patience) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	for c := range p.conns {
+		_ = c.Conn.Close() // that is what is asked for
+	}
+}
+
+// Close closes the connection.
+func (c *patientConn) Close() error {
+	c.patience.mu.Lock()
+	delete(c.patience.conns, c)
+	c.patience.mu.Unlock()
+	return c.Conn.Close()
 }
 
 type patientConn struct {

@@ -45,12 +45,17 @@ func newHost(clients *kfake.VirtualNetwork, kafka func(ctx context.Context, netw
 
 var errOff = errors.New("the host is switched off")
 
+// errOffDial is what the client waits after before it tries again, as it does when a
+// broker's machine is not there. After an error that is no dial's it does not wait
+// (franz-go's InitProducerID in a sink's drain), and in simulated time that never ends.
+var errOffDial = &net.OpError{Op: "dial", Net: "tcp", Err: errOff}
+
 func (h *host) keep(conn net.Conn, kafka bool) (net.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.off {
 		_ = conn.Close() // nobody is there to use it
-		return nil, errOff
+		return nil, errOffDial
 	}
 	c := &hostConn{Conn: conn, host: h, kafka: kafka, closed: make(chan struct{})}
 	h.conns[c] = true
@@ -74,7 +79,7 @@ func (h *host) flow(ctx context.Context, direction int) error {
 	off, thawed := h.off, h.thawed[direction]
 	h.mu.Unlock()
 	if off {
-		return errOff
+		return errOffDial
 	}
 	if thawed == nil {
 		return nil

@@ -108,7 +108,7 @@ func (q *Queue) leaveShared(p *partition, e *entry, due, now time.Duration, why 
 	e.state, e.target = moving, tierFor(due-now)
 	q.shared.leaving = append(q.shared.leaving, e)
 	q.metrics.putAside(e.target, 1)
-	wake(q.moveWake)
+	q.moving.ask()
 }
 
 // moveShared writes some of what leaves, and says why not all of it went well.
@@ -153,7 +153,7 @@ func (q *Queue) moveShared() error {
 		q.metrics.moveFailed(1)
 		q.log.Error("events that must wait cannot be put aside; they are held, and keep their place in the share group, until that works", "error", err)
 	} else if len(s.leaving) > 0 {
-		wake(q.moveWake)
+		q.moving.ask()
 	}
 	q.dispatch()
 	q.signal()
@@ -258,7 +258,7 @@ func (q *Queue) makeDelays() error {
 		}
 		q.log.Info("topic for events that must wait created", "topic", name)
 	}
-	wake(q.prepareWake)
+	wake(q.lookAgain)
 	patience, enough := context.WithTimeout(ctx, relayPatience)
 	defer enough()
 	if err := q.startRelay().await(patience); err != nil { // what nobody carries on is better held
@@ -306,7 +306,7 @@ func (q *Queue) againLoop() {
 		select {
 		case <-q.ctx.Done():
 			return
-		case <-q.prepareWake:
+		case <-q.lookAgain:
 			looks = redriveLooks
 		case <-timer.C:
 			looks--

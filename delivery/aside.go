@@ -60,7 +60,7 @@ func (q *Queue) longWait(p *partition, e *entry, due, now time.Duration) bool {
 		return false // it is in the park already, or its order is the partition's
 	}
 	q.metrics.putAside(e.target, 1)
-	wake(q.moveWake)
+	q.moving.ask()
 	return true
 }
 
@@ -141,46 +141,43 @@ func (q *Queue) hasRoom() bool {
 // blockersSeen bounds the search for the longest lane.
 const blockersSeen = 4096
 
-// follow asks the follow loop to read a side partition from offset on.
+// follow asks to read a side partition from offset on.
 type follow struct {
 	at     broker.TopicPartition
 	offset int64
 }
 
-// followLoop reads side partitions. Its client is made when there is something to read.
-func (q *Queue) followLoop() {
-	select {
-	case <-q.ctx.Done():
-		return
-	case <-q.followWake:
-		wake(q.followWake)
-	}
-	follower, err := q.kafka.NewFollower()
-	if err != nil { // only settings can be wrong, and they were good for every other client
-		q.log.Error("what was put aside cannot be read", "error", err)
-		return
-	}
-	defer follower.Close()
+// doFollowing begins and ends the reading of side partitions. Its client is made
+// when there is something to read.
+func (q *Queue) doFollowing() {
 	q.mu.Lock()
-	q.follower = follower
+	follower := q.follower
 	q.mu.Unlock()
-	q.done.Go(func() {
-		for {
-			select {
-			case <-q.ctx.Done():
-				return
-			case <-q.followWake:
-			}
-			q.mu.Lock()
-			begin, end := q.following, q.unfollowing
-			q.following, q.unfollowing = nil, nil
-			q.mu.Unlock()
-			follower.Unfollow(end...)
-			for _, f := range begin {
-				follower.Follow(f.at, f.offset)
-			}
+	if follower == nil {
+		var err error
+		follower, err = q.kafka.NewFollower()
+		if err != nil { // only settings can be wrong, and they were good for every other client
+			q.log.Error("what was put aside cannot be read", "error", err)
+			return
 		}
-	})
+		q.mu.Lock()
+		q.follower = follower
+		q.mu.Unlock()
+		q.done.Go(func() { q.pollAside(follower) })
+	}
+	q.mu.Lock()
+	begin, end := q.following, q.unfollowing
+	q.following, q.unfollowing = nil, nil
+	q.mu.Unlock()
+	follower.Unfollow(end...)
+	for _, f := range begin {
+		follower.Follow(f.at, f.offset)
+	}
+}
+
+// pollAside reads side partitions until the queue is closed.
+func (q *Queue) pollAside(follower *broker.Follower) {
+	defer follower.Close()
 	lastText := ""
 	for q.ctx.Err() == nil {
 		q.pace()
@@ -343,7 +340,7 @@ func (q *Queue) released(p *partition, e *entry, now time.Duration) {
 		p.wake(e)
 	case due-now > q.options.Retry.HoldLimit && !q.draining && !p.revoking:
 		p.putAside(e, due, now) // no token: it has been paid for
-		wake(q.moveWake)
+		q.moving.ask()
 	default:
 		e.due = due
 		p.timers.set(e)

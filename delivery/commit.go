@@ -113,7 +113,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 		p.committed = max(p.committed, version)
 		if at := what[p.at].Offset; p.side != noSide && (at >= p.trimmed+trimEvery || at > p.trimmed && p.unsettled == 0) {
 			p.trimTo = at
-			wake(q.prepareWake)
+			q.preparing.ask()
 		}
 	}
 	if !failed {

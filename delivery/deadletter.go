@@ -87,7 +87,7 @@ func (q *Queue) bury(p *partition, e *entry, reason, why string) {
 		q.undecoded = q.undecoded.again(why)
 	}
 	q.unburied = append(q.unburied, e)
-	wake(q.letterWake)
+	q.lettering.ask()
 }
 
 // again is e once more.
@@ -99,33 +99,24 @@ func (e *lastError) again(text string) *lastError {
 	return &lastError{excerpt(text, 256), n, time.Now()}
 }
 
-// letterLoop writes dead letters. An event counts as settled only when Kafka
+// doLettering writes dead letters. An event counts as settled only when Kafka
 // has its dead letter; until then its key waits, and when writing fails the
 // line stops visibly: it is logged, counted, and tried again.
-func (q *Queue) letterLoop() {
-	topicKnown := false
-	for {
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-q.letterWake:
-		}
-		if !topicKnown {
-			err := q.createDeadLetterTopic()
-			topicKnown = err == nil
-			if err != nil {
-				q.mu.Lock()
-				q.letterFailing = err
-				for _, e := range q.unburied {
-					q.buryLater(e, err)
-				}
-				q.unburied = nil
-				q.mu.Unlock()
-				continue
+func (q *Queue) doLettering() {
+	if !q.letterTopic {
+		if err := q.createDeadLetterTopic(); err != nil {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.letterFailing = err
+			for _, e := range q.unburied {
+				q.buryLater(e, err)
 			}
+			q.unburied = nil
+			return
 		}
-		for q.writeDeadLetters() {
-		}
+		q.letterTopic = true
+	}
+	for q.writeDeadLetters() {
 	}
 }
 

@@ -211,7 +211,7 @@ func (j *Jobs) Take(r *event.Record) {
 		run.stop(errNotOurs)
 	}
 	if k.storedJob != nil {
-		j.queues.lookAgain(k.Subscription, k.Sides)
+		j.queues.tellRedrives(k.Subscription, k.Sides)
 	}
 	wake(j.wake)
 }

@@ -407,7 +407,7 @@ func (r *jobRun) prepareSide(ctx context.Context, source string, record *event.R
 			s.Sides = append(s.Sides, source)
 		}
 	})
-	r.jobs.queues.lookAgain(r.s.Subscription, []string{source}) // others learn it from the progress
+	r.jobs.queues.tellRedrives(r.s.Subscription, []string{source}) // others learn it from the progress
 	return nil
 }
 

@@ -100,34 +100,24 @@ func (q *Queue) judged(p *partition, e *entry, v verdict) {
 	}
 }
 
-// judgeLater has e, whose turn has come, judged by the loop. Its key waits, and
+// judgeLater has e, whose turn has come, judged beside. Its key waits, and
 // no other one does. q.mu is held.
 func (q *Queue) judgeLater(e *entry) {
 	e.state = judging
 	q.unjudged = append(q.unjudged, e)
-	wake(q.judgeWake)
+	q.rejudging.ask()
 }
 
-// judgeLoop asks the filter again about events whose data could not be decoded
+// doRejudging asks the filter again about events whose data could not be decoded
 // when they were read. None is given up: a registry that is away for days
 // costs their keys days.
-func (q *Queue) judgeLoop() {
-	said := ""
-	for {
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-q.judgeWake:
-		}
-		for {
-			more, err := q.judgeAgain()
-			if err != nil && err.Error() != said {
-				said = err.Error()
-				q.log.Warn("the filter asks for data that cannot be decoded for now; those events wait", "error", err)
-			}
-			if !more {
-				break
-			}
+func (q *Queue) doRejudging() {
+	for more := true; more; {
+		var err error
+		more, err = q.judgeAgain()
+		if err != nil && err.Error() != q.judgeSaid {
+			q.judgeSaid = err.Error()
+			q.log.Warn("the filter asks for data that cannot be decoded for now; those events wait", "error", err)
 		}
 	}
 }

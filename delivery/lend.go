@@ -124,26 +124,16 @@ func (q *Queue) touch(p *partition) {
 	}
 }
 
-// rearm tells the timer loop when to wake. q.mu is held.
-func (q *Queue) rearm() { wake(q.timerWake) }
+// rearm has what is due looked for anew.
+func (q *Queue) rearm() { q.timing.ask() }
 
-// timerLoop ends leases that ran out and makes retries ready.
-func (q *Queue) timerLoop() {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		q.mu.Lock()
-		next := q.onTime()
-		q.mu.Unlock()
-		q.pace()
-		timer.Reset(next)
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-timer.C:
-		case <-q.timerWake:
-		}
-	}
+// doTiming ends leases that ran out and makes retries ready.
+func (q *Queue) doTiming() {
+	q.mu.Lock()
+	next := q.onTime()
+	q.mu.Unlock()
+	q.pace()
+	q.timing.askIn(next)
 }
 
 // onTime does what is due and says how long until the next is. q.mu is held.
@@ -168,7 +158,7 @@ func (q *Queue) onTime() time.Duration {
 			case burying:
 				p.timers.clear(e)
 				q.unburied = append(q.unburied, e)
-				wake(q.letterWake)
+				q.lettering.ask()
 			default:
 				q.released(p, e, now)
 			}
@@ -241,7 +231,7 @@ func (q *Queue) unlend(p *partition, e *entry) {
 	p.unlendUnseen(e)
 }
 
-// checkRoom wakes the loop that paces when a paused partition has room again. q.mu is held.
+// checkRoom wakes what paces when a paused partition has room again. q.mu is held.
 func (q *Queue) checkRoom() {
 	share, now := int64(-1), time.Duration(0)
 	for _, p := range q.rotation {
@@ -252,7 +242,7 @@ func (q *Queue) checkRoom() {
 			share, now = q.share(), q.now()
 		}
 		if p.roomy(share, now, q.options.Retry.HoldLimit) {
-			wake(q.timerWake)
+			q.rearm()
 			return
 		}
 	}

@@ -10,31 +10,18 @@ import (
 	"github.com/postern-dev/postern/fault"
 )
 
-// moveLoop writes what the trackers move.
-func (q *Queue) moveLoop() {
-	wait := time.Duration(0)
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-q.moveWake:
-		case <-timer.C:
-		}
-		move := q.moveOnce
-		if q.shared != nil {
-			move = q.moveShared
-		}
-		err := move()
-		switch {
-		case err == nil:
-			wait = 0
-		case q.ctx.Err() == nil:
-			wait = min(max(time.Second, 2*wait), moveRetryMax)
-			timer.Reset(wait)
-		}
+// doMoving writes what the trackers move.
+func (q *Queue) doMoving() {
+	move := q.moveOnce
+	if q.shared != nil {
+		move = q.moveShared
 	}
+	if err := move(); err != nil {
+		q.moveWait = min(max(time.Second, 2*q.moveWait), moveRetryMax)
+		q.moving.askIn(q.moveWait)
+		return
+	}
+	q.moveWait = 0
 }
 
 // moving is one partition's entries on their way.
@@ -80,7 +67,7 @@ func (q *Queue) moveOnce() error {
 	} else {
 		q.moveFailing = nil
 		if more {
-			wake(q.moveWake)
+			q.moving.ask()
 		}
 	}
 	q.dispatch()

@@ -12,46 +12,35 @@ import (
 	"github.com/postern-dev/postern/fault"
 )
 
-// prepareLoop looks after the side topics of partitions that were assigned, and
+// doPreparing looks after the side topics of partitions that were assigned, and
 // removes what is settled in them.
-func (q *Queue) prepareLoop() {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	wait := time.Duration(0)
-	for {
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-q.prepareWake:
-		case <-timer.C:
-		}
-		q.trim()
-		if q.lookForRedrives() {
-			timer.Reset(redriveLookAgain)
-		}
-		q.mu.Lock()
-		var todo []*partition
-		for _, p := range q.rotation {
-			if p.preparing {
-				todo = append(todo, p)
-			}
-		}
-		q.mu.Unlock()
-		if len(todo) == 0 {
-			continue
-		}
-		err := q.prepare(todo)
-		q.mu.Lock()
-		q.prepareFailing = err
-		q.mu.Unlock()
-		if err != nil && q.ctx.Err() == nil {
-			wait = min(max(time.Second, 2*wait), moveRetryMax)
-			q.log.Warn("what the subscription put aside cannot be read yet; its partitions wait", "error", err, "again_after", wait)
-			timer.Reset(wait)
-			continue
-		}
-		wait = 0
+func (q *Queue) doPreparing() {
+	q.trim()
+	if q.lookForRedrives() {
+		q.preparing.askIn(redriveLookAgain)
 	}
+	q.mu.Lock()
+	var todo []*partition
+	for _, p := range q.rotation {
+		if p.preparing {
+			todo = append(todo, p)
+		}
+	}
+	q.mu.Unlock()
+	if len(todo) == 0 {
+		return
+	}
+	err := q.prepare(todo)
+	q.mu.Lock()
+	q.prepareFailing = err
+	q.mu.Unlock()
+	if err != nil && q.ctx.Err() == nil {
+		q.prepareWait = min(max(time.Second, 2*q.prepareWait), moveRetryMax)
+		q.log.Warn("what the subscription put aside cannot be read yet; its partitions wait", "error", err, "again_after", q.prepareWait)
+		q.preparing.askIn(q.prepareWait)
+		return
+	}
+	q.prepareWait = 0
 }
 
 // found is a side partition as prepare found it.
@@ -276,7 +265,7 @@ func (q *Queue) addSide(p *partition, f found) *partition {
 	q.trackers[s.at] = s
 	q.rotation = append(q.rotation, s)
 	q.following = append(q.following, follow{s.at, f.offset})
-	wake(q.followWake)
+	q.followed.ask()
 	return s
 }
 

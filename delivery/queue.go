@@ -100,21 +100,26 @@ type Queue struct {
 	interrupt   context.CancelFunc              // of the poll under way
 	changed     chan struct{}                   // closed and replaced when a commit ends or leases come back, if someone waits
 	waiters     int                             // of changed
-	timerWake   chan struct{}
-	commitWake  chan struct{} // something is to be committed
-	commitNow   chan struct{} // and somebody waits for it
-	letterWake  chan struct{}
+	timing      *chore                          // what comes due
+	commitWake  chan struct{}                   // something is to be committed
+	commitNow   chan struct{}                   // and somebody waits for it
+	lettering   *chore
+	letterTopic bool     // it is known to be there; of lettering alone
 	unburied    []*entry // dead letters to write
-	judgeWake   chan struct{}
+	rejudging   *chore
 	unjudged    []*entry // to be judged again (judge.go)
 	judgeError  error    // why they could not be judged
+	judgeSaid   string   // ... and was logged; of rejudging alone
 	budget      budget
 	assignments uint64 // counts them, to name each
 
 	// Of side topics (aside.go, prepare.go, move.go).
-	prepareWake chan struct{}
-	moveWake    chan struct{}
-	followWake  chan struct{}
+	lookAgain   chan struct{} // in a share group, for the topics of its own
+	preparing   *chore
+	prepareWait time.Duration // after the last failure; of preparing alone
+	moving      *chore
+	moveWait    time.Duration // after the last failure; of moving alone
+	followed    *chore
 	moveAtOnce  int              // moveEvents; fewer in tests
 	follower    *broker.Follower // nil until something was put aside
 	following   []follow
@@ -179,14 +184,20 @@ func (p *partition) roomy(share int64, now, hold time.Duration) bool {
 // newQueue makes a queue that run starts.
 func newQueue(o Options, kafka *broker.Client, mover Mover, instance Instance, sequence *atomic.Uint64, log *slog.Logger, m *metrics) *Queue {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Queue{
+	q := &Queue{
 		options: o, kafka: kafka, mover: mover, instance: instance, sequence: sequence, metrics: m, seed: maphash.MakeSeed(), moveAtOnce: moveEvents,
 		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
 		trackers: map[broker.TopicPartition]*partition{}, expired: recent[ID]{most: maxExpired},
-		committing: make(chan struct{}, 1), changed: make(chan struct{}), timerWake: make(chan struct{}, 1),
-		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), letterWake: make(chan struct{}, 1), judgeWake: make(chan struct{}, 1),
-		prepareWake: make(chan struct{}, 1), moveWake: make(chan struct{}, 1), followWake: make(chan struct{}, 1),
+		committing: make(chan struct{}, 1), changed: make(chan struct{}),
+		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), lookAgain: make(chan struct{}, 1),
 	}
+	q.timing = newChore(&q.done, q.doTiming)
+	q.lettering = newChore(&q.done, q.doLettering)
+	q.rejudging = newChore(&q.done, q.doRejudging)
+	q.preparing = newChore(&q.done, q.doPreparing)
+	q.moving = newChore(&q.done, q.doMoving)
+	q.followed = newChore(&q.done, q.doFollowing)
+	return q
 }
 
 // Options tells what the queue does.
@@ -205,7 +216,7 @@ func (q *Queue) open(ctx context.Context) error {
 	desired := q.desired
 	q.mu.Unlock()
 	o.Begun = desired.Lost()
-	o.Heard = func() { wake(q.timerWake) }
+	o.Heard = q.rearm
 	o.Metadata = func(a broker.Assigned) string {
 		p := progress{topicID: a.TopicID, base: a.Offset, epoch: desired.applied()}
 		if p.empty() {
@@ -222,14 +233,16 @@ func (q *Queue) open(ctx context.Context) error {
 		q.tellBegun(0)
 	}
 	q.done.Go(q.pollLoop)
-	q.done.Go(q.timerLoop)
 	q.done.Go(q.commitLoop)
-	q.done.Go(q.letterLoop)
-	q.done.Go(q.judgeLoop)
-	q.done.Go(q.prepareLoop)
-	q.done.Go(q.moveLoop)
-	q.done.Go(q.followLoop)
+	for _, c := range q.chores() {
+		c.begin()
+	}
 	return nil
+}
+
+// chores are the queue's; a share group has no use for the preparing and following.
+func (q *Queue) chores() []*chore {
+	return []*chore{q.timing, q.lettering, q.rejudging, q.preparing, q.moving, q.followed}
 }
 
 // close commits, leaves the group and waits for the queue's goroutines.
@@ -249,6 +262,9 @@ func (q *Queue) closeFor(why error) {
 		q.consumer.Close(forGood) // calls Revoked, which commits
 	}
 	q.cancel()
+	for _, c := range q.chores() {
+		c.end()
+	}
 	q.done.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()

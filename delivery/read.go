@@ -190,7 +190,7 @@ func (q *Queue) take(p *partition, r *event.Record, v verdict) {
 		case settled:
 			q.touch(p)
 		case moving: // it is judged again where it goes
-			wake(q.moveWake)
+			q.moving.ask()
 		default:
 			q.judged(p, e, v)
 		}

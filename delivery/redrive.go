@@ -39,12 +39,13 @@ type redrivenID struct {
 	offset    int64
 }
 
-// lookAgain tells the queue that there are redrive topics of these sources.
-func (q *Queue) lookAgain(sources []string) {
+// tellRedrives tells the queue that there are redrive topics of these sources.
+func (q *Queue) tellRedrives(sources []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.expect(sources)
-	wake(q.prepareWake)
+	wake(q.lookAgain)
+	q.preparing.ask()
 }
 
 // expect notes that there are redrive topics of sources. q.mu is held, or q not yet open.
@@ -183,9 +184,9 @@ func redrivenRecord(l *DeadLetter, job string) *event.Record {
 	return &r
 }
 
-// lookAgain tells the subscription's queue, now and whenever it is opened, that
+// tellRedrives tells the subscription's queue, now and whenever it is opened, that
 // there are redrive topics of these sources.
-func (qs *Queues) lookAgain(subscription string, sources []string) {
+func (qs *Queues) tellRedrives(subscription string, sources []string) {
 	if len(sources) == 0 {
 		return
 	}
@@ -202,7 +203,7 @@ func (qs *Queues) lookAgain(subscription string, sources []string) {
 	r := qs.running[subscription]
 	qs.mu.Unlock()
 	if r != nil {
-		r.queue.lookAgain(sources)
+		r.queue.tellRedrives(sources)
 	}
 }
 

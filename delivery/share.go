@@ -93,14 +93,13 @@ func (q *Queue) openShared(ctx context.Context) error {
 		q.cancel()
 		return err
 	}
-	q.done.Go(q.timerLoop)
-	q.done.Go(q.letterLoop)
-	q.done.Go(q.judgeLoop)
 	q.done.Go(q.lockLoop)
 	q.done.Go(q.lagLoop)
-	q.done.Go(q.moveLoop)
 	q.done.Go(q.againLoop)
 	q.done.Go(q.seekLoop)
+	for _, c := range []*chore{q.timing, q.lettering, q.rejudging, q.moving} {
+		c.begin()
+	}
 	return nil
 }
 

@@ -82,7 +82,7 @@ func (q *Queue) applySeeks() {
 		q.rotation = append(q.rotation, n)
 		q.touch(n)
 		if n.preparing {
-			wake(q.prepareWake)
+			q.preparing.ask()
 		}
 		targets[p.at] = seek.Offset
 		q.log.Info("partition sought", "partition", p.at.String(), "from", p.position(), "to", seek.Offset, "epoch", seek.Epoch)
@@ -107,7 +107,7 @@ func (q *Queue) drop(p *partition, why string) {
 		q.forget(s, why)
 	}
 	if len(p.sides) > 0 {
-		wake(q.followWake)
+		q.followed.ask()
 	}
 	q.forget(p, why)
 }

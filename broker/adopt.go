@@ -31,6 +31,8 @@ func (consumer *Consumer) forget(tps []TopicPartition) {
 		delete(consumer.members, tp)
 		delete(consumer.last, tp)
 	}
+	close(consumer.forgotten)
+	consumer.forgotten = make(chan struct{})
 }
 
 // takeUpAgain is called at the beginning of each session with the group, after

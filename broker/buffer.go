@@ -1,21 +1,29 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/postern-dev/postern/event"
 )
 
 // account is what one topic's records take of the publish buffer, however they
 // are written.
-type account struct{ bytes atomic.Int64 }
+type account struct {
+	topic   string
+	bytes   atomic.Int64
+	leaving atomic.Bool // the clients are forgetting the topic (strays)
+}
 
 func (p *Producer) account(topic string) *account {
 	if a, ok := p.accounts.Load(topic); ok {
 		return a.(*account)
 	}
-	a, _ := p.accounts.LoadOrStore(topic, &account{})
+	a, _ := p.accounts.LoadOrStore(topic, &account{topic: topic})
 	return a.(*account)
 }
 
@@ -31,6 +39,11 @@ func (p *Producer) reserve(size int, topic *account) error {
 		topic.bytes.Add(int64(-size))
 		p.buffered.Add(int64(-size))
 		return bufferFull("this topic's half of the publish buffer (kafka.publish_buffer, %s) is full", p.client.options.PublishBuffer)
+	}
+	if topic.leaving.Load() {
+		topic.bytes.Add(int64(-size))
+		p.buffered.Add(int64(-size))
+		return p.wrong(topic.topic, kerr.UnknownTopicOrPartition)
 	}
 	p.records.Add(1)
 	return nil
@@ -68,7 +81,11 @@ func (p *Producer) freeAll(shares []share) {
 }
 
 // strays are topics that do not exist. The client would ask for them for ever;
-// here they are taken out of it again, by one goroutine at a time.
+// here they are taken out of it again, by one goroutine at a time. Only a topic of
+// which the client never gave a partition to a record: it would count that
+// partition's batches from zero again, and Kafka, which knows the last five of a
+// producer, would drop what it takes for one of them and answer with its place. A
+// topic that was there stays with the client until it is another one (reborn.go).
 type strays struct {
 	mu      sync.Mutex
 	names   map[string]bool
@@ -97,16 +114,20 @@ func (s *strays) met(p *Producer, topic string) {
 }
 
 // purge forgets what is there, until there is no more. A topic whose records
-// wait again is left: they would fail with it, and it may have been created.
+// wait again is left: they would fail with it, and it may have been created. While
+// it is forgotten it takes none.
 func (s *strays) purge(p *Producer) {
 	for {
 		s.mu.Lock()
 		var topics []string
+		var accounts []*account
 		for name := range s.names {
-			if a := p.account(name); a.bytes.Load() == 0 {
-				topics = append(topics, name)
-				p.accounts.CompareAndDelete(name, a)
+			a := p.account(name)
+			if a.leaving.Store(true); a.bytes.Load() != 0 {
+				a.leaving.Store(false)
+				continue
 			}
+			topics, accounts = append(topics, name), append(accounts, a)
 		}
 		s.names = nil
 		if len(topics) == 0 || s.closed {
@@ -116,9 +137,17 @@ func (s *strays) purge(p *Producer) {
 		}
 		s.mu.Unlock()
 		for _, l := range *p.lines.Load() {
-			l.client.PurgeTopicsFromProducing(topics...)
+			forget(l.client, l.gates, topics)
+		}
+		for _, a := range accounts {
+			p.accounts.CompareAndDelete(a.topic, a)
 		}
 	}
+}
+
+// forget takes topics out of a client, except those that it has written to.
+func forget(client *kgo.Client, met *gates, topics []string) {
+	client.PurgeTopicsFromProducing(slices.DeleteFunc(slices.Clone(topics), func(topic string) bool { return met.route(topic) != nil })...)
 }
 
 func (s *strays) close() {

@@ -57,7 +57,8 @@ type Committing struct {
 	Metadata string
 }
 
-// Owner is told of partitions coming and going. Calls come one at a time.
+// Owner is told of partitions coming and going. Calls come one at a time, but for a
+// Lost when a topic was made again.
 type Owner interface {
 	// Assigned comes before the first record of the partitions is polled.
 	Assigned([]Assigned)
@@ -79,15 +80,17 @@ type Consumer struct {
 	patience *patience
 	joined   chan struct{} // closed once kgo is set: callbacks may come before
 
-	watching context.CancelFunc // ends the watch for topics
-	watched  sync.WaitGroup
+	closing context.Context
+	close   context.CancelFunc
+	watched sync.WaitGroup // the watch for topics
 
-	mu      sync.Mutex
-	topics  []string                                                       // read now
-	fetched map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
-	ids     map[string][16]byte
-	ends    map[TopicPartition]int64
-	starts  map[TopicPartition]int64
+	mu        sync.Mutex
+	forgotten chan struct{}                                                  // closed and replaced when partitions are forgotten
+	topics    []string                                                       // read now
+	fetched   map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
+	ids       map[string][16]byte
+	ends      map[TopicPartition]int64
+	starts    map[TopicPartition]int64
 	// members tells as which member of the group each partition was assigned to us.
 	// A group that has forgotten its member takes it in again under a new id, and the
 	// client goes on with its partitions as if nothing had been; meanwhile others may
@@ -112,6 +115,8 @@ const (
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
 	consumer := &Consumer{client: c, options: o, owner: owner, heard: newHeard(c.options, o.Heard), joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
 	consumer.patience = &patience{paused: consumer.paused, conns: map[*patientConn]bool{}}
+	consumer.closing, consumer.close = context.WithCancel(context.Background())
+	consumer.forgotten = make(chan struct{})
 	return consumer
 }
 
@@ -166,7 +171,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 				consumer.Resume(tps)
 			}
 		}),
-	}, extra, c.base, []kgo.Opt{kgo.Dialer(consumer.patience.dial(c.dial))})...)
+	}, extra, c.base, []kgo.Opt{kgo.Dialer(consumer.patience.dial(c.dial)), kgo.WithLogger(reborn{logger{c.options.Logger}, consumer.readAnew})})...)
 	if err != nil {
 		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
 	}
@@ -176,9 +181,7 @@ func (consumer *Consumer) Join(ctx context.Context) error {
 	consumer.kgo = group
 	close(consumer.joined)
 	if o.Pattern != "" {
-		watch, cancel := context.WithCancel(context.Background())
-		consumer.watching = cancel
-		consumer.watched.Go(func() { consumer.watch(watch) })
+		consumer.watched.Go(func() { consumer.watch(consumer.closing) })
 	}
 	return nil
 }
@@ -501,10 +504,8 @@ func (consumer *Consumer) Resume(tps []TopicPartition) { consumer.kgo.ResumeFetc
 // after Join. A static member stays one until its session ends, unless it leaves
 // for good.
 func (consumer *Consumer) Close(forGood bool) {
-	if consumer.watching != nil {
-		consumer.watching()
-		consumer.watched.Wait()
-	}
+	consumer.close()
+	consumer.watched.Wait()
 	if consumer.heard.joins().Err() != nil {
 		consumer.leaveBesideJoin()
 	}

@@ -137,7 +137,7 @@ func TestPublishersAtOnceShareProduceRequests(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := requests.Load(); n > publishers*each/16 {
+	if n := requests.Load(); n > publishers*each/12 { // without gates some 300; with them 100, and twice that under the race detector, where a round may take longer than gateWait
 		t.Errorf("%d publishes took %d produce requests: they are not committed in groups", publishers*each, n)
 	}
 }

@@ -29,7 +29,7 @@ func (c *Client) NewMover() *Mover { return &Mover{client: c} }
 
 func (m *Mover) open() (*kgo.Client, error) {
 	m.produce.Do(func() {
-		m.kgo, m.err = kgo.NewClient(append([]kgo.Opt{
+		m.kgo, m.err = m.client.writer(append([]kgo.Opt{
 			kgo.RecordPartitioner(namedPartitioner{kgo.StickyKeyPartitioner(nil)}),
 			kgo.RequiredAcks(kgo.AllISRAcks()),
 			kgo.ProducerLinger(0),

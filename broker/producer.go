@@ -166,7 +166,7 @@ func (p *Producer) line(how How) (*line, error) {
 	} else {
 		options = append(options, kgo.RequiredAcks(kgo.AllISRAcks()))
 	}
-	client, err := kgo.NewClient(options...)
+	client, err := p.client.writer(options...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka producer for %s %s: %w", how.Durability, how.Compression, err)
 	}
@@ -321,10 +321,16 @@ func (p *Producer) produceFault(err error, f *flight) error {
 	case errors.Is(err, kgo.ErrClientClosed): // it was handed over before
 		return fault.New(fault.OutcomeUnknown, "publish to %s: the gateway stopped before Kafka answered: the event may or may not be stored (%w)", topic, err).With("topic", topic)
 	}
-	wrong := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
+	wrong := p.wrong(topic, err)
 	if f.triedBefore(time.Now()) && (wrong.Reason == fault.KafkaNotAuthorized || wrong.Reason == fault.KafkaRefused || wrong.Reason == fault.UnknownTopic) {
 		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka refused the event, but may have taken it at an earlier try whose answer was lost (%w)", topic, err).With("topic", topic)
 	}
+	return wrong
+}
+
+// wrong is what err means for a publish to topic.
+func (p *Producer) wrong(topic string, err error) *fault.Error {
+	wrong := fault.Of(toFault(err, "publish to "+topic)).With("topic", topic)
 	if wrong.Reason == fault.UnknownTopic && !p.client.options.AutoCreateTopics {
 		wrong.Message = fmt.Sprintf("topic %s does not exist: create it first, for example with "+
 			"kafka-topics --bootstrap-server BROKER --create --topic %s", topic, topic)

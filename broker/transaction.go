@@ -95,6 +95,7 @@ type transactor struct {
 	start       sync.Once
 	queue       chan *atomicRequest
 	client      *kgo.Client
+	gates       *gates           // of the client; they know the topics it has written to
 	met         map[string]bool  // topics the client knows the partitions of
 	pending     []*atomicRequest // taken from the queue, for the next transaction
 }
@@ -445,7 +446,7 @@ func (t *transactors) forget(slot *transactor, together []*atomicRequest) {
 		}
 	}
 	if slot.client != nil {
-		slot.client.PurgeTopicsFromProducing(topics...)
+		forget(slot.client, slot.gates, topics)
 	}
 }
 
@@ -475,11 +476,9 @@ func definitely(err error) bool {
 func (t *transactors) begin(ctx context.Context, slot *transactor) error {
 	for try := 0; ; try++ {
 		if slot.client == nil {
-			client, err := t.connect(slot)
-			if err != nil {
+			if err := t.connect(slot); err != nil {
 				return err
 			}
-			slot.client, slot.met = client, nil
 		}
 		// Asked for here, with a limit: the client would ask without one when it produces.
 		_, _, err := slot.client.ProducerID(ctx)
@@ -497,15 +496,15 @@ func (t *transactors) begin(ctx context.Context, slot *transactor) error {
 	}
 }
 
-func (t *transactors) connect(slot *transactor) (*kgo.Client, error) {
+func (t *transactors) connect(slot *transactor) (err error) {
+	slot.gates, slot.met = &gates{}, nil
 	options := append(t.producer.produceOptions(slot.compression),
 		kgo.TransactionalID(slot.id), kgo.TransactionTimeout(transactionTimeout),
-		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), &gates{}}))
-	client, err := kgo.NewClient(options...)
-	if err != nil {
-		return nil, fmt.Errorf("kafka transactions: %w", err)
+		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil), slot.gates}))
+	if slot.client, err = t.producer.client.writer(options...); err != nil {
+		return fmt.Errorf("kafka transactions: %w", err)
 	}
-	return client, nil
+	return nil
 }
 
 // abort ends a transaction that is not to be. A client that cannot even do that
@@ -513,6 +512,7 @@ func (t *transactors) connect(slot *transactor) (*kgo.Client, error) {
 func (t *transactors) abort(slot *transactor) {
 	ctx, cancel := context.WithTimeout(context.Background(), transactionTimeout-transactionWork)
 	defer cancel()
+	slot.met = nil // a topic may have been the reason, and be met anew
 	err := slot.client.AbortBufferedRecords(ctx)
 	if err == nil {
 		err = slot.client.EndTransaction(ctx, kgo.TryAbort)

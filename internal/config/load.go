@@ -222,8 +222,25 @@ func (f *file) decode(c *Config) error {
 	if len(f.tree.Docs) == 0 || f.tree.Docs[0].Body == nil {
 		return nil
 	}
-	d := yaml.NewDecoder(bytes.NewReader(f.text), yaml.Strict())
-	if err := d.DecodeFromNode(f.tree.Docs[0].Body, c); err != nil {
+	return f.into(c)
+}
+
+// into decodes the first document, which is there. Tags are refused: nothing here
+// needs them, and with one the decoder takes a value for what it is not. What it
+// panics at is a fault of the file like any other: a gateway that runs reads its
+// file again.
+func (f *file) into(target any) (err error) {
+	body := f.tree.Docs[0].Body
+	tags := ast.Filter(ast.TagType, body)
+	if len(tags) > 0 {
+		return f.at(tags[0], "tags like !name or !!str have no meaning here: leave it out, and quote what is to be text")
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s cannot be read: the YAML decoder failed (%v)", f.path, p)
+		}
+	}()
+	if err := yaml.NewDecoder(bytes.NewReader(f.text), yaml.Strict()).DecodeFromNode(body, target); err != nil {
 		return f.syntax(err)
 	}
 	return nil

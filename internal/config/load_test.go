@@ -80,3 +80,15 @@ func FuzzLoad(f *testing.F) {
 		_, _ = Load(write(t, text), nil, nil) // it must not panic
 	})
 }
+
+func TestATagInAFileIsRefusedWithItsPlace(t *testing.T) {
+	for _, text := range []string{"topics: !!seq # none", "topics: [!!str a]"} {
+		_, err := Load(write(t, "subscriptions:\n  - name: a\n    "+text), nil, nil)
+		if err == nil || !strings.Contains(err.Error(), "gateway.yaml:3:") || !strings.Contains(err.Error(), "leave it out") {
+			t.Errorf("%s: %v", text, err)
+		}
+		if _, err := ReadSubscription("mail.yaml", []byte("name: a\n"+text)); err == nil || !strings.Contains(err.Error(), "mail.yaml:2:") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

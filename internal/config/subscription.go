@@ -1,10 +1,8 @@
 package config
 
 import (
-	"bytes"
 	"fmt"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
@@ -28,8 +26,8 @@ func ReadSubscription(path string, text []byte) (subscription.Spec, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).DecodeFromNode(tree.Docs[0].Body, &s); err != nil {
-		return s, f.syntax(err)
+	if err := f.into(&s); err != nil {
+		return s, err
 	}
 	s.References = references
 	if err := s.Validate(); err != nil {

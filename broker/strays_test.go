@@ -1,9 +1,12 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -142,5 +145,37 @@ func TestATopicThatWasDeletedAndMadeAgainIsWrittenTo(t *testing.T) {
 				return false
 			})
 		})
+	}
+}
+
+func TestWhoReadsATopicThatIsDeletedAndMadeAgainIsTold(t *testing.T) {
+	c := brokertest.New(t)
+	topic := c.Topic("orders", 1)
+	c.Put(at(topic, 0, "old"))
+	reader, err := c.Client().NewReader(topic, map[int32]int64{0: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reader.Close)
+	var came []string
+	poll := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		return reader.Poll(ctx, 10, func(r *event.Record) { came = append(came, string(r.Value)) })
+	}
+	eventually(t, "the old event", func() bool { return poll() == nil && len(came) == 1 })
+	if _, err := c.Admin().DeleteTopic(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the topic is gone", func() bool {
+		topics, err := c.Admin().ListTopics(t.Context(), topic)
+		return err == nil && topics[topic].Err != nil
+	})
+	c.Topic("orders", 1)
+	c.Put(at(topic, 0, "new"))
+	eventually(t, "it is told", func() bool { err = poll(); return err != nil && strings.Contains(err.Error(), "made again") })
+	expectReason(t, err, fault.UnknownTopic, "begin anew")
+	if len(came) != 1 {
+		t.Errorf("what came is %v: events of another topic", came)
 	}
 }

@@ -1,26 +1,37 @@
 package delivery
 
-import "time"
+import (
+	"time"
+
+	"github.com/postern-dev/postern/event"
+)
 
 // parkedLane is a lane whose events go to the park, until all that is there of
 // it is settled.
 type parkedLane struct {
 	moving int   // entries in the tracker whose copies are not in Kafka yet
 	last   int64 // offset in the park of the lane's last event that is known to be there
-	// there are offsets of the source whose events an earlier owner parked
-	// without committing so; nil when there are none.
-	there map[int64]struct{}
+	// there are events of the source that an earlier owner parked without
+	// committing so, by offset; nil when there are none.
+	there map[int64]stamp
 	// until is behind the last of them: before the source has been read so far,
 	// an event there could be taken for a new one.
 	until int64
 }
 
-func (l *parkedLane) has(offset int64) bool {
+// stamp is an event's timestamp as a copy keeps it, Unix milliseconds. A source that
+// was deleted and made again has other events at the same offsets.
+type stamp int64
+
+func stampOf(r *event.Record) stamp { return stamp(r.Timestamp.UnixMilli()) }
+
+// has reports whether r, which stands at offset, is in the park.
+func (l *parkedLane) has(offset int64, r *event.Record) bool {
 	if l == nil {
 		return false
 	}
-	_, ok := l.there[offset]
-	return ok
+	at, ok := l.there[offset]
+	return ok && at == stampOf(r)
 }
 
 // move marks e, which is not in a lane or leaves it, to be written to a side topic.

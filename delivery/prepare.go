@@ -169,14 +169,14 @@ func (s *scanned) see(r *event.Record) {
 	lane := s.laner.laneOf(origin)
 	l := s.lanes[lane]
 	if l == nil {
-		l = &parkedLane{there: map[int64]struct{}{}}
+		l = &parkedLane{there: map[int64]stamp{}}
 		s.lanes[lane] = l
 	}
 	l.last = r.Offset
-	if l.has(origin.Offset) {
+	if l.has(origin.Offset, origin) {
 		s.copies[r.Offset] = struct{}{}
 	} else if s.origins++; s.origins <= scanOrigins {
-		l.there[origin.Offset] = struct{}{}
+		l.there[origin.Offset] = stampOf(origin)
 		l.until = max(l.until, origin.Offset+1)
 	}
 }

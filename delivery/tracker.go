@@ -152,7 +152,7 @@ func (t *Tracker) take(offset int64, r *event.Record, was past) *entry {
 	lane := t.laneOf(r)
 	t.unpark(lane, offset)
 	parked := t.parked[lane]
-	if t.wasSettled(offset) || parked.has(offset) {
+	if t.wasSettled(offset) || parked.has(offset, r) {
 		e := t.pass(offset)
 		t.unpark(lane, t.next)
 		return e

@@ -14,10 +14,10 @@ import (
 
 // assign tells the owner, and notes as whom.
 func (consumer *Consumer) assign(all []Assigned) {
-	member, _ := consumer.kgo.GroupMetadata()
+	id, _ := consumer.member().GroupMetadata()
 	consumer.mu.Lock()
 	for _, a := range all {
-		consumer.members[a.TopicPartition] = member
+		consumer.members[a.TopicPartition] = id
 		consumer.last[a.TopicPartition] = Committing{a.Offset, a.Metadata}
 	}
 	consumer.mu.Unlock()
@@ -31,8 +31,6 @@ func (consumer *Consumer) forget(tps []TopicPartition) {
 		delete(consumer.members, tp)
 		delete(consumer.last, tp)
 	}
-	close(consumer.forgotten)
-	consumer.forgotten = make(chan struct{})
 }
 
 // takeUpAgain is called at the beginning of each session with the group, after
@@ -41,8 +39,9 @@ func (consumer *Consumer) forget(tps []TopicPartition) {
 // has what we committed last: nobody else can have called anything committed. The
 // others are lost, and begin anew where the group stands.
 func (consumer *Consumer) takeUpAgain(ctx context.Context) {
-	member, _ := consumer.kgo.GroupMetadata()
-	stale := consumer.ofOthers(member)
+	me := consumer.member()
+	id, _ := me.GroupMetadata()
+	stale := consumer.ofOthers(id)
 	if len(stale) == 0 {
 		return
 	}
@@ -59,7 +58,7 @@ func (consumer *Consumer) takeUpAgain(ctx context.Context) {
 		}
 		committed, err = consumer.client.Committed(ctx, consumer.options.Group, topics...)
 	}
-	stale = consumer.adopt(member, stale, committed)
+	stale = consumer.adopt(id, stale, committed)
 	if len(stale) == 0 {
 		return
 	}
@@ -76,7 +75,7 @@ func (consumer *Consumer) takeUpAgain(ctx context.Context) {
 		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: at.Offset}
 	}
 	consumer.assign(all)
-	consumer.kgo.SetOffsets(offsets)
+	me.SetOffsets(offsets)
 	consumer.Resume(stale)
 }
 

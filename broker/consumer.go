@@ -74,23 +74,18 @@ type Consumer struct {
 	client  *Client
 	options ConsumerOptions
 	owner   Owner
-	kgo     *kgo.Client
-
-	heard    *heard
-	patience *patience
-	joined   chan struct{} // closed once kgo is set: callbacks may come before
+	membership
 
 	closing context.Context
 	close   context.CancelFunc
 	watched sync.WaitGroup // the watch for topics
 
-	mu        sync.Mutex
-	forgotten chan struct{}                                                  // closed and replaced when partitions are forgotten
-	topics    []string                                                       // read now
-	fetched   map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
-	ids       map[string][16]byte
-	ends      map[TopicPartition]int64
-	starts    map[TopicPartition]int64
+	mu      sync.Mutex
+	topics  []string                                                       // read now
+	fetched map[TopicPartition]kmsg.OffsetFetchResponseGroupTopicPartition // of the assignment under way
+	ids     map[string][16]byte
+	ends    map[TopicPartition]int64
+	starts  map[TopicPartition]int64
 	// members tells as which member of the group each partition was assigned to us.
 	// A group that has forgotten its member takes it in again under a new id, and the
 	// client goes on with its partitions as if nothing had been; meanwhile others may
@@ -113,74 +108,20 @@ const (
 
 // NewConsumer makes a consumer, which does nothing until Join.
 func (c *Client) NewConsumer(o ConsumerOptions, owner Owner) *Consumer {
-	consumer := &Consumer{client: c, options: o, owner: owner, heard: newHeard(c.options, o.Heard), joined: make(chan struct{}), topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
-	consumer.patience = &patience{paused: consumer.paused, conns: map[*patientConn]bool{}}
+	consumer := &Consumer{client: c, options: o, owner: owner, topics: slices.Clone(o.Topics), ids: map[string][16]byte{}, ends: map[TopicPartition]int64{}, starts: map[TopicPartition]int64{}, members: map[TopicPartition]string{}, last: map[TopicPartition]Committing{}}
 	consumer.closing, consumer.close = context.WithCancel(context.Background())
-	consumer.forgotten = make(chan struct{})
 	return consumer
 }
 
 // Join writes the group's first commit if it has none, then joins it. Once.
 func (consumer *Consumer) Join(ctx context.Context) error {
-	c, o, owner := consumer.client, consumer.options, consumer.owner
 	if err := consumer.beginPatiently(ctx); err != nil {
 		return err
 	}
-	var extra []kgo.Opt
-	if c.options.GroupProtocol == "consumer" {
-		extra = append(extra, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer()))
+	if err := consumer.enter(); err != nil {
+		return err
 	}
-	if c.options.StaticMembership != "" {
-		extra = append(extra, kgo.InstanceID(c.options.StaticMembership))
-	}
-	consumer.patience.note()
-	group, err := kgo.NewClient(slices.Concat([]kgo.Opt{
-		kgo.ConsumerGroup(o.Group),
-		kgo.ConsumeTopics(consumer.reading()...),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.DisableAutoCommit(),
-		kgo.BlockRebalanceOnPoll(), // a polled record must not outlive its assignment: its offset would be taken for a later one's
-		kgo.SessionTimeout(c.options.SessionTimeout),
-		kgo.HeartbeatInterval(c.options.HeartbeatInterval()),
-		kgo.RebalanceTimeout(rebalanceTimeout),
-		kgo.FetchMaxBytes(fetchMaxBytes),
-		kgo.FetchMaxPartitionBytes(fetchMaxPartitionBytes),
-		kgo.FetchMaxWait(fetchMaxWait),
-		// A position below the log's start continues there; see begin for positions that were never committed.
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.WithHooks(consumer.heard),
-		kgo.OnOffsetsFetched(consumer.keepFetched),
-		kgo.AdjustFetchOffsetsFn(consumer.assigned),
-		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, _ map[string][]int32) {
-			<-consumer.joined
-			consumer.takeUpAgain(ctx)
-		}),
-		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) {
-			if tps := flatten(gone); len(tps) > 0 {
-				<-consumer.joined
-				owner.Revoked(ctx, tps)
-				consumer.forget(tps)
-				consumer.Resume(tps) // a pause outlives revocation in the client
-			}
-		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, gone map[string][]int32) {
-			if tps := flatten(gone); len(tps) > 0 {
-				<-consumer.joined
-				owner.Lost(tps)
-				consumer.forget(tps)
-				consumer.Resume(tps)
-			}
-		}),
-	}, extra, c.base, []kgo.Opt{kgo.Dialer(consumer.patience.dial(c.dial)), kgo.WithLogger(reborn{logger{c.options.Logger}, consumer.readAnew})})...)
-	if err != nil {
-		return fmt.Errorf("kafka consumer for group %s: %w", o.Group, err)
-	}
-	if o.Idle {
-		group.PauseFetchTopics(consumer.reading()...)
-	}
-	consumer.kgo = group
-	close(consumer.joined)
-	if o.Pattern != "" {
+	if consumer.options.Pattern != "" {
 		consumer.watched.Go(func() { consumer.watch(consumer.closing) })
 	}
 	return nil
@@ -210,7 +151,7 @@ func (consumer *Consumer) watch(ctx context.Context) {
 		}
 		consumer.topics = append(consumer.topics, more...)
 		consumer.mu.Unlock()
-		consumer.kgo.AddConsumeTopics(more...)
+		consumer.member().AddConsumeTopics(more...)
 	}
 }
 
@@ -280,7 +221,6 @@ func (consumer *Consumer) assigned(ctx context.Context, positions map[string]map
 		}
 	}
 	if len(all) > 0 {
-		<-consumer.joined
 		consumer.assign(all)
 	}
 	return positions, nil
@@ -324,12 +264,13 @@ func (consumer *Consumer) idOf(ctx context.Context, topic string) [16]byte {
 // partition, while no partition can change hands. offer must not block.
 // Errors that Kafka or the client goes on after are returned joined, beside the records.
 func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*event.Record)) error {
-	fetches := consumer.kgo.PollRecords(ctx, most)
-	defer consumer.kgo.AllowRebalance()
+	me := consumer.member()
+	fetches := me.PollRecords(ctx, most)
+	defer me.AllowRebalance()
 	records := make([]*event.Record, 0, fetches.NumRecords())
 	fetches.EachRecord(func(k *kgo.Record) { records = append(records, fromRecord(k)) })
 	if len(records) > 0 {
-		consumer.patience.note()
+		me.patience.note()
 	}
 	consumer.mu.Lock()
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
@@ -339,6 +280,11 @@ func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*even
 	consumer.mu.Unlock()
 	offer(records)
 	if fetches.IsClientClosed() {
+		select {
+		case <-me.followed:
+			return nil
+		case <-consumer.closing.Done():
+		}
 		return fault.New(fault.ShuttingDown, "the consumer of group %s is closed", consumer.options.Group)
 	}
 	var errs []error
@@ -365,7 +311,7 @@ func (consumer *Consumer) Commit(ctx context.Context, what map[TopicPartition]Co
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	joins := consumer.heard.joins()
+	joins := consumer.member().heard.joins()
 	if joins.Err() != nil {
 		return consumer.commitBesideJoin(ctx, what)
 	}
@@ -427,7 +373,7 @@ func (consumer *Consumer) commit(ctx, joins context.Context, what map[TopicParti
 	})
 	var failed error
 	var refused map[TopicPartition]error
-	consumer.kgo.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
+	consumer.member().CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			failed = toFault(err, "commit for group "+consumer.options.Group)
 			return
@@ -466,7 +412,7 @@ func (consumer *Consumer) Seek(at map[TopicPartition]int64) {
 		}
 		offsets[tp.Topic][tp.Partition] = kgo.EpochOffset{Epoch: -1, Offset: offset}
 	}
-	consumer.kgo.SetOffsets(offsets)
+	consumer.member().SetOffsets(offsets)
 }
 
 // Ends gives where each partition ended when something of it was last polled.
@@ -489,16 +435,19 @@ func (consumer *Consumer) LogStart(tp TopicPartition) int64 {
 
 // Pause stops fetching partitions and drops what is buffered of them; Resume
 // fetches again from where the last polled record ended.
-func (consumer *Consumer) Pause(tps []TopicPartition) { consumer.kgo.PauseFetchPartitions(nest(tps)) }
+func (consumer *Consumer) Pause(tps []TopicPartition) {
+	consumer.member().PauseFetchPartitions(nest(tps))
+}
 
 // paused reports whether any partition is.
 func (consumer *Consumer) paused() bool {
-	<-consumer.joined
-	return len(consumer.kgo.PauseFetchTopics())+len(consumer.kgo.PauseFetchPartitions(nil)) > 0
+	return len(consumer.member().PauseFetchTopics())+len(consumer.member().PauseFetchPartitions(nil)) > 0
 }
 
 // Resume undoes Pause.
-func (consumer *Consumer) Resume(tps []TopicPartition) { consumer.kgo.ResumeFetchPartitions(nest(tps)) }
+func (consumer *Consumer) Resume(tps []TopicPartition) {
+	consumer.member().ResumeFetchPartitions(nest(tps))
+}
 
 // Close leaves the group, after Owner.Revoked for what is still assigned. Only
 // after Join. A static member stays one until its session ends, unless it leaves
@@ -506,10 +455,13 @@ func (consumer *Consumer) Resume(tps []TopicPartition) { consumer.kgo.ResumeFetc
 func (consumer *Consumer) Close(forGood bool) {
 	consumer.close()
 	consumer.watched.Wait()
-	if consumer.heard.joins().Err() != nil {
-		consumer.leaveBesideJoin()
+	consumer.turning.Lock()
+	defer consumer.turning.Unlock()
+	me := consumer.member()
+	if me.heard.joins().Err() != nil {
+		consumer.leaveBesideJoin(me)
 	}
-	consumer.kgo.CloseAllowingRebalance()
+	me.CloseAllowingRebalance()
 	if name := consumer.client.options.StaticMembership; forGood && name != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 		defer cancel()

@@ -87,4 +87,7 @@ func (h *heard) alive() bool {
 
 // Alive reports whether the coordinator heard of us within the last session: until
 // then no other member can have our partitions. Safe before Join: false.
-func (consumer *Consumer) Alive() bool { return consumer.heard.alive() }
+func (consumer *Consumer) Alive() bool {
+	me := consumer.member()
+	return me != nil && me.heard.alive()
+}

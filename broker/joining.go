@@ -19,8 +19,9 @@ import (
 
 // commitBesideJoin is Commit while a JoinGroup waits.
 func (consumer *Consumer) commitBesideJoin(ctx context.Context, what map[TopicPartition]Committing) (map[TopicPartition]error, error) {
-	member, generation := consumer.kgo.GroupMetadata()
-	if err := consumer.refuseStale(member, what); err != nil {
+	me := consumer.member()
+	id, generation := me.GroupMetadata()
+	if err := consumer.refuseStale(id, what); err != nil {
 		return nil, toFault(err, "commit for group "+consumer.options.Group)
 	}
 	names := map[[16]byte]string{}
@@ -29,7 +30,7 @@ func (consumer *Consumer) commitBesideJoin(ctx context.Context, what map[TopicPa
 		return nil, err
 	}
 	request := kmsg.NewPtrOffsetCommitRequest()
-	request.Group, request.MemberID, request.Generation = consumer.options.Group, member, generation
+	request.Group, request.MemberID, request.Generation = consumer.options.Group, id, generation
 	if name := consumer.client.options.StaticMembership; name != "" {
 		request.InstanceID = &name
 	}
@@ -47,7 +48,7 @@ func (consumer *Consumer) commitBesideJoin(ctx context.Context, what map[TopicPa
 		}
 		request.Topics = append(request.Topics, t)
 	}
-	answer, err := request.RequestWith(ctx, consumer.kgo)
+	answer, err := request.RequestWith(ctx, me.Client)
 	if err != nil {
 		return nil, toFault(err, "commit for group "+consumer.options.Group)
 	}
@@ -56,7 +57,7 @@ func (consumer *Consumer) commitBesideJoin(ctx context.Context, what map[TopicPa
 
 // leaveBesideJoin leaves the group while a JoinGroup waits, so that closing the
 // client has nothing to wait for. It does not say goodbye for a static member.
-func (consumer *Consumer) leaveBesideJoin() {
+func (consumer *Consumer) leaveBesideJoin(me *member) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
 	consumer.mu.Lock()
@@ -64,16 +65,16 @@ func (consumer *Consumer) leaveBesideJoin() {
 	consumer.mu.Unlock()
 	consumer.owner.Revoked(ctx, sortedPartitions(tps))
 	consumer.forget(tps)
-	member, _ := consumer.kgo.GroupMetadata()
+	id, _ := me.GroupMetadata()
 	// First: told that the group does not know it any more, the client would join anew.
-	consumer.patience.end()
-	if consumer.client.options.StaticMembership != "" || member == "" {
+	me.patience.end()
+	if consumer.client.options.StaticMembership != "" || id == "" {
 		return
 	}
 	request := kmsg.NewPtrLeaveGroupRequest()
-	request.Group, request.MemberID = consumer.options.Group, member // the one for brokers before version 3
+	request.Group, request.MemberID = consumer.options.Group, id // the one for brokers before version 3
 	m := kmsg.NewLeaveGroupRequestMember()
-	m.MemberID = member
+	m.MemberID = id
 	request.Members = append(request.Members, m)
 	if _, err := request.RequestWith(ctx, consumer.client.kgo); err != nil && consumer.client.options.Logger != nil {
 		consumer.client.options.Logger.Warn("a member could not leave its group; its partitions wait for its session to end",

@@ -8,7 +8,7 @@ import (
 // commit on purpose; what is decided then is a function of ids.
 func TestACommitOfAForgottenMemberIsRefused(t *testing.T) {
 	a, b := TopicPartition{"t", 0}, TopicPartition{"t", 1}
-	consumer := &Consumer{forgotten: make(chan struct{}), members: map[TopicPartition]string{a: "first", b: "second"}}
+	consumer := &Consumer{members: map[TopicPartition]string{a: "first", b: "second"}}
 	if err := consumer.refuseStale("second", map[TopicPartition]Committing{a: {}, b: {}}); err == nil {
 		t.Error("a commit of what an earlier member had was let through")
 	}
@@ -24,9 +24,8 @@ func TestACommitOfAForgottenMemberIsRefused(t *testing.T) {
 func TestAPartitionIsKeptAcrossANewMemberIDOnlyIfNobodyCommittedMeanwhile(t *testing.T) {
 	same, moved, never := TopicPartition{"t", 0}, TopicPartition{"t", 1}, TopicPartition{"t", 2}
 	consumer := &Consumer{
-		forgotten: make(chan struct{}),
-		members:   map[TopicPartition]string{same: "first", moved: "first", never: "first"},
-		last:      map[TopicPartition]Committing{same: {7, "m"}, moved: {7, "m"}, never: {0, ""}},
+		members: map[TopicPartition]string{same: "first", moved: "first", never: "first"},
+		last:    map[TopicPartition]Committing{same: {7, "m"}, moved: {7, "m"}, never: {0, ""}},
 	}
 	stale := consumer.ofOthers("second")
 	if len(stale) != 3 {

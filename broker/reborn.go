@@ -3,7 +3,6 @@ package broker
 import (
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -49,32 +48,27 @@ func (c *Client) writer(options ...kgo.Opt) (*kgo.Client, error) {
 	return client, err
 }
 
-// readAnew begins to read a topic that was made again. Of the topic before nothing is
-// committed any more: it would be taken for a position in this one. The group is
-// left with the topic, and joined with it when it has taken its partitions away: it
-// would leave a member that has them as it is.
-func (consumer *Consumer) readAnew(topic string) {
-	<-consumer.joined
-	consumer.owner.Lost(consumer.having(topic))
-	consumer.kgo.PurgeTopicsFromConsuming(topic)
-	limit := time.NewTimer(rebalanceTimeout)
-	defer limit.Stop()
-	for waiting := true; waiting; {
-		consumer.mu.Lock()
-		forgotten := consumer.forgotten
-		consumer.mu.Unlock()
-		if len(consumer.having(topic)) == 0 {
-			break
-		}
-		select {
-		case <-forgotten:
-		case <-limit.C:
-			waiting = false
-		case <-consumer.closing.Done():
-			return
-		}
+// readAnew begins to read a topic that was made again, as a new member of the group:
+// a client that is told to forget a topic and to read it may have both in KIP-848's
+// protocol, where the group gives out the new topic meanwhile. Of the topic before
+// nothing is committed any more: it would be taken for a position in this one.
+func (consumer *Consumer) readAnew(me *member, topic string) {
+	consumer.turning.Lock()
+	defer consumer.turning.Unlock()
+	if consumer.closing.Err() != nil || consumer.member() != me {
+		return // it is gone already
 	}
-	consumer.kgo.AddConsumeTopics(topic)
+	gone := consumer.having(topic)
+	consumer.owner.Lost(gone)
+	consumer.forget(gone)
+	if me.heard.joins().Err() != nil {
+		consumer.leaveBesideJoin(me)
+	}
+	me.Close()                               // waits for the records that were polled
+	if err := consumer.enter(); err != nil { // what made the first client makes another
+		consumer.client.options.Logger.Error("a topic that was made again is not read until the gateway is started again",
+			"group", consumer.options.Group, "topic", topic, "error", err)
+	}
 }
 
 // having lists the partitions of a topic that the member has.

@@ -10,7 +10,7 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/postern
-	go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/postern ./cmd/gateway
+	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/postern ./cmd/gateway
 
 run: build ## the gateway with a broker of its own; ARGS="--memory" and the like
 	./bin/postern dev $(ARGS)

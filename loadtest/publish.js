@@ -91,4 +91,10 @@ const ways = {
   },
 };
 
+// setup tries one event: a topic that is not there should not cost a soak to find out.
+export function setup() {
+  const r = http.post(`${base}/v1/topics/${topic}/events`, payload, { headers: { 'Content-Type': 'text/plain', 'Postern-Key': 'setup' } });
+  if (r.status !== 200) fail(`${base} answered the first event with ${r.status || r.error}: ${r.body}`);
+}
+
 export default ways[way] || (() => fail(`WAY=${way} is not one of ${Object.keys(ways).join(', ')}`));

@@ -108,25 +108,23 @@ func footprint(ctx context.Context, s settings) error {
 	if err := growth("gateway against floor at 1,000 topics", func() (float64, error) { return costOf(floor, many) }, func() (float64, error) { return cost(many) }); err != nil {
 		return err
 	}
+	const http1, http2 = "OPTIONS /v1/topics/x/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 	for _, c := range []struct {
-		name, address, hello string
+		name, contender, hello string
+		address                func(*process) string
 	}{
-		{"HTTP", "", "OPTIONS /v1/topics/x/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"},
-		{"gRPC", "", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"},
+		{"HTTP connection", "gateway", http1, func(p *process) string { return p.http }},
+		{"HTTP connection of the floor", "floor", http1, func(p *process) string { return p.http }},
+		{"gRPC connection", "gateway", http2, func(p *process) string { return p.grpc }},
 	} {
 		n := idleConns()
-		// A gateway of its own for each, so that no memory is there to use again.
+		// A process of its own for each, so that no memory is there to use again.
 		b.close()
 		if b, err = newBench(ctx, s); err != nil {
 			return err
 		}
-		p = b.contenders["gateway"]
-		if c.name == "HTTP" {
-			c.address = p.http
-		} else {
-			c.address = p.grpc
-		}
-		alone, err := few()
+		p := b.contenders[c.contender]
+		alone, err := costOf(p, many[:1])
 		if err != nil {
 			return err
 		}
@@ -134,21 +132,21 @@ func footprint(ctx context.Context, s settings) error {
 		if err != nil {
 			return err
 		}
-		conns, err := openIdle(c.address, c.hello, n)
+		conns, err := openIdle(c.address(p), c.hello, n)
 		if err != nil {
-			return fmt.Errorf("idle %s connections: %w", c.name, err)
+			return fmt.Errorf("idle %s: %w", c.name, err)
 		}
 		time.Sleep(settle)
 		_, after, err := p.usage()
 		if err != nil {
 			return err
 		}
-		with, err := few()
+		with, err := costOf(p, many[:1])
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "RSS of an idle %s connection, of %d\t%.1f KiB\n", c.name, n, float64(after-before)*1024/float64(n))
-		fmt.Fprintf(w, "CPU per event over HTTP, 16 callers, %d idle %s connections against none\t%.2f x\n", n, c.name, with/alone)
+		fmt.Fprintf(w, "RSS of an idle %s, of %d\t%.1f KiB\n", c.name, n, float64(after-before)*1024/float64(n))
+		fmt.Fprintf(w, "CPU per event over HTTP, 16 callers, %d of them idle against none\t%.2f x\n", n, with/alone)
 		for _, conn := range conns {
 			_ = conn.Close() // it was idle
 		}

@@ -65,6 +65,8 @@ func main() {
 		switch {
 		case *against != "":
 			err = compare(os.Stdout, *against, flag.Arg(0))
+		case s.bootstrap == "":
+			err = errors.New("no Kafka is named: set KAFKA_BOOTSTRAP, or use tools/bench, which starts one")
 		case *weigh:
 			err = footprint(ctx, s)
 		case *push:
@@ -107,9 +109,6 @@ type cell struct {
 }
 
 func run(ctx context.Context, s settings) error {
-	if s.bootstrap == "" {
-		return errors.New("no Kafka is named: set KAFKA_BOOTSTRAP, or use tools/bench, which starts one")
-	}
 	b, err := newBench(ctx, s)
 	if err != nil {
 		return err

@@ -110,7 +110,7 @@ type bench struct {
 }
 
 func newBench(ctx context.Context, s settings) (*bench, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(s.bootstrap, ",")...), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	client, err := kgo.NewClient(seeds(s.bootstrap), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	if err != nil {
 		return nil, err
 	}

@@ -283,7 +283,7 @@ func serveGroups(ctx context.Context, bootstrap, topic string, n int) error {
 	defer reading.Wait()
 	defer cancel()
 	for i := range n {
-		client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(fmt.Sprintf("crowd-bare-%d", i)), kgo.ConsumeTopics(topic),
+		client, err := kgo.NewClient(seeds(bootstrap), kgo.ConsumerGroup(fmt.Sprintf("crowd-bare-%d", i)), kgo.ConsumeTopics(topic),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,11 +21,14 @@ import (
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
+// seeds are the brokers that a list like KAFKA_BOOTSTRAP's names.
+func seeds(bootstrap string) kgo.Opt { return kgo.SeedBrokers(strings.Split(bootstrap, ",")...) }
+
 // producerOptions are those of the gateway's own producer, so that only what
 // is around it differs.
 func producerOptions(bootstrap string) []kgo.Opt {
 	return []kgo.Opt{
-		kgo.SeedBrokers(bootstrap), kgo.MetadataMinAge(250 * time.Millisecond), kgo.ProducerLinger(0), kgo.RequiredAcks(kgo.AllISRAcks()),
+		seeds(bootstrap), kgo.MetadataMinAge(250 * time.Millisecond), kgo.ProducerLinger(0), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 	}
 }
@@ -332,7 +336,7 @@ func (f floorSubscriber) Subscribe(stream grpc.BidiStreamingServer[posternv1.Sub
 
 func drainOptions(bootstrap, topic, group string) []kgo.Opt {
 	return []kgo.Opt{
-		kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+		seeds(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200 * time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 	}
 }

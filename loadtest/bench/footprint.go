@@ -97,8 +97,18 @@ func footprint(ctx context.Context, s settings) error {
 		fmt.Fprintf(w, "%s\t%s x of %s CPU s/M\n", label, show(ratios), show(base))
 		return nil
 	}
-	few := func() (float64, error) { return cost(many[:1]) }
-	if err := growth("CPU per event over HTTP, 16 callers, 1,000 topics against 1", few, func() (float64, error) { return cost(many) }); err != nil {
+	profiled := func(name string, topics []string) func() (float64, error) {
+		return func() (float64, error) {
+			done, err := b.profile(ctx, scenario{name: name}, "gateway")
+			if err != nil {
+				return 0, err
+			}
+			c, err := cost(topics)
+			return c, errors.Join(err, done())
+		}
+	}
+	few := profiled("topics-1", many[:1])
+	if err := growth("CPU per event over HTTP, 16 callers, 1,000 topics against 1", few, profiled("topics-1000", many)); err != nil {
 		return err
 	}
 	if err := growth("the same of the floor: what the Kafka client makes of it", func() (float64, error) { return costOf(floor, many[:1]) },

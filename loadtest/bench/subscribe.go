@@ -418,7 +418,7 @@ func endToEndClient(ctx context.Context, bootstrap, topic string, rate int, leng
 	}
 	defer producer.Close()
 	return endToEnd(ctx, rate, length, func(ctx context.Context, ready func(), take func([]byte, time.Time)) error {
-		consumer, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(unique("latency")), kgo.ConsumeTopics(topic),
+		consumer, err := kgo.NewClient(seeds(bootstrap), kgo.ConsumerGroup(unique("latency")), kgo.ConsumeTopics(topic),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 		if err != nil {
 			return err

@@ -157,6 +157,7 @@ type partition struct {
 	release   time.Duration       // of the last event read from a tier
 	trimTo    int64               // of a side partition: everything below is settled and committed
 	trimmed   int64
+	watched   watched
 	revoking  bool   // lends nothing more
 	stopped   bool   // its metadata is of a newer version: neither lends nor commits
 	paused    bool   // not fetched, because it is full
@@ -376,10 +377,7 @@ func (q *Queue) Backlog() int64 {
 		return max(0, q.shared.lag-int64(q.leases.count)) + q.shared.relay.waiting()
 	}
 	for tp, p := range q.trackers {
-		n += int64(p.unsettled - p.lent)
-		if end := ends[tp]; end > p.next {
-			n += end - p.next
-		}
+		n += int64(p.unsettled-p.lent) + p.unread(ends[tp])
 	}
 	return n
 }

@@ -34,6 +34,7 @@ type Queues struct {
 	begun    func(name string, epoch uint64)
 	redrives map[string]map[string]bool // redrive.go; by subscription, then source
 	draining bool
+	watching *time.Timer // nil: nothing was read here lately
 	closing  sync.WaitGroup
 }
 
@@ -63,7 +64,9 @@ func NewInstance() Instance {
 // NewQueues makes the instance's queues. prefix begins the names of the topics
 // they make for events that must wait.
 func NewQueues(instance Instance, kafka *broker.Client, mover Mover, prefix string, log *slog.Logger, meter metric.Meter) *Queues {
-	return &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}, desired: map[string]Desired{}}
+	qs := &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}, desired: map[string]Desired{}}
+	qs.observe()
+	return qs
 }
 
 // DecodeWith lets filters see data in the schema registry's wire format. It is
@@ -93,6 +96,7 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 			r.queue.desired = qs.desired[o.Name]
 			r.queue.begun = qs.begun
 			qs.running[o.Name] = r
+			qs.keepWatch()
 			qs.mu.Unlock()
 			r.err = r.queue.open(ctx)
 			if r.err != nil {
@@ -185,6 +189,9 @@ func (qs *Queues) StartDrain() {
 	qs.mu.Lock()
 	defer qs.mu.Unlock()
 	qs.draining = true
+	if qs.watching != nil {
+		qs.watching.Stop()
+	}
 	for _, r := range qs.running {
 		r.queue.stop()
 		if r.linger != nil {

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/postern-dev/postern/broker"
@@ -138,6 +139,20 @@ const (
 	CauseEndpointOpen
 )
 
+var causeNames = [...]string{
+	"UNSPECIFIED", "NONE", "PAUSED", "NO_CONSUMER", "HANDLER_SLOW", "WINDOW_FULL", "BLOCKED_KEY", "METADATA_FULL", "TRACKER_FULL",
+	"ENDPOINT_THROTTLED", "ENDPOINT_DISABLED", "RATE_LIMITED", "BROKER_UNAVAILABLE", "REBALANCING", "UNDECODABLE", "FILTER_ERROR",
+	"NOT_AUTHORIZED", "DEAD_LETTER_FAILING", "POSITION_LOST", "RETENTION_PASSED", "NEWER_FORMAT", "RETRYING", "ENDPOINT_OPEN",
+}
+
+// String is the name in the proto, without its prefix.
+func (k CauseKind) String() string {
+	if k < 0 || int(k) >= len(causeNames) {
+		return strconv.Itoa(int(k))
+	}
+	return causeNames[k]
+}
+
 // Cause is the one cause of lag, with its figures.
 type Cause struct {
 	Kind    CauseKind
@@ -182,6 +197,8 @@ type ConsumerReport struct {
 // Report is what this instance knows of a subscription.
 type Report struct {
 	Cause      Cause
+	Lag        int64 // events not settled, as far as known
+	Stalled    int   // partitions with events that are not read
 	Partitions []PartitionReport
 	Consumers  []ConsumerReport
 }

@@ -20,6 +20,7 @@ type facts struct {
 	newer      string // a partition that is stopped by a newer format
 	readFailing, commitFailing, letterFailing, moveFailing, prepareFailing,
 	openFailing error
+	stalled   error         // a partition stands still, and why
 	joined    time.Duration // since the group was joined
 	room      int           // windows' places that are free
 	window    int           // windows' places in all
@@ -89,6 +90,9 @@ func cause(f facts, now time.Time) Cause {
 	}
 	if f.moveFailing != nil {
 		return say(CauseBrokerUnavailable, "Events that must wait cannot be put aside in Kafka: %v", f.moveFailing)
+	}
+	if f.stalled != nil {
+		return say(CauseBrokerUnavailable, "%v", f.stalled)
 	}
 	if f.carrier != nil && f.carrier.Kind == CauseEndpointDisabled { // also without a backlog: nothing will come
 		return *f.carrier
@@ -246,11 +250,16 @@ func (q *Queue) report() Report {
 	}
 	for _, p := range q.rotation {
 		q.tell(p, byPartition[p.sourceOf()], &f, now)
-		if end := ends[p.at]; p.side == noSide && end > p.next {
-			f.backlog += end - p.next
+		if p.side == noSide {
+			f.backlog += p.unread(ends[p.at])
 		}
 		if p.shared == nil {
 			f.backlog += int64(p.unsettled - p.lent)
+			report.Lag += int64(p.lent)
+		}
+		if err := p.stalled(); err != nil {
+			report.Stalled++
+			f.stalled = fmt.Errorf("%s stands still at offset %d since %s: %w", p.at, p.next, p.watched.since.UTC().Format(time.RFC3339), err)
 		}
 		if p.full(share, now, q.options.Retry.HoldLimit) && p.side == noSide {
 			f.full = p.at.String()
@@ -276,6 +285,7 @@ func (q *Queue) report() Report {
 		report.Consumers = append(report.Consumers, c)
 	}
 	report.Cause = cause(f, wall)
+	report.Lag += f.backlog
 	return report
 }
 

@@ -457,8 +457,8 @@ func TestNumbersOfCausesJobsAndStatesAreTheProtos(t *testing.T) {
 		delivery.CauseRetentionPassed: posternv1.CauseKind_CAUSE_KIND_RETENTION_PASSED, delivery.CauseNewerFormat: posternv1.CauseKind_CAUSE_KIND_NEWER_FORMAT,
 		delivery.CauseRetrying: posternv1.CauseKind_CAUSE_KIND_RETRYING, delivery.CauseEndpointOpen: posternv1.CauseKind_CAUSE_KIND_ENDPOINT_OPEN,
 	} {
-		if int32(ours) != int32(proto) {
-			t.Errorf("%v is %d here", proto, ours)
+		if int32(ours) != int32(proto) || "CAUSE_KIND_"+ours.String() != proto.String() {
+			t.Errorf("%v is %d, %s here", proto, int32(ours), ours)
 		}
 	}
 	if posternv1.JobKind(delivery.JobReplay) != posternv1.JobKind_JOB_KIND_REPLAY || posternv1.JobState(delivery.JobCancelled) != posternv1.JobState_JOB_STATE_CANCELLED {

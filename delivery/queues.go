@@ -34,7 +34,9 @@ type Queues struct {
 	begun    func(name string, epoch uint64)
 	redrives map[string]map[string]bool // redrive.go; by subscription, then source
 	draining bool
-	watching *time.Timer // nil: nothing was read here lately
+	watching *time.Timer     // nil: nothing was read here lately
+	watchFor context.Context // of the watch; ends with the drain
+	unwatch  context.CancelFunc
 	closing  sync.WaitGroup
 }
 
@@ -65,6 +67,7 @@ func NewInstance() Instance {
 // they make for events that must wait.
 func NewQueues(instance Instance, kafka *broker.Client, mover Mover, prefix string, log *slog.Logger, meter metric.Meter) *Queues {
 	qs := &Queues{kafka: kafka, mover: mover, prefix: prefix, log: log, meter: meter, instance: instance, running: map[string]*running{}, desired: map[string]Desired{}}
+	qs.watchFor, qs.unwatch = context.WithCancel(context.Background())
 	qs.observe()
 	return qs
 }
@@ -189,6 +192,7 @@ func (qs *Queues) StartDrain() {
 	qs.mu.Lock()
 	defer qs.mu.Unlock()
 	qs.draining = true
+	qs.unwatch()
 	if qs.watching != nil {
 		qs.watching.Stop()
 	}

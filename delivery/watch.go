@@ -63,9 +63,12 @@ func (qs *Queues) watch() {
 	}
 	if len(topics) > 0 {
 		slices.Sort(topics)
-		ctx, cancel := context.WithTimeout(context.Background(), watchPatience)
+		ctx, cancel := context.WithTimeout(qs.watchFor, watchPatience)
 		ends, failed, err := qs.kafka.Ends(ctx, topics...)
 		cancel()
+		if qs.watchFor.Err() != nil {
+			return
+		}
 		for _, q := range all {
 			q.compare(ends, failed, err)
 		}
@@ -134,7 +137,7 @@ func (q *Queue) compare(ends map[broker.TopicPartition]int64, failed map[broker.
 		}
 		idle := err == nil && (!told || end <= p.unreadFrom())
 		if w.since.IsZero() || p.next != w.next || idle || resting || p.paused || p.stopped || p.preparing || p.sought || p.revoking {
-			if w.failed != nil {
+			if w.failed != nil && p.next != w.next {
 				q.log.Info("a partition that stood still is read again", "partition", p.at.String())
 			}
 			w.next, w.since, w.failed = p.next, now, nil

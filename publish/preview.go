@@ -36,7 +36,8 @@ func (p *Publisher) Preview(ctx context.Context, who authz.Identity, request Req
 		e := &request.Events[i]
 		data := e.Data
 		record := &event.Record{}
-		r, err := p.record(ctx, record, e, request.Atomic)
+		r := p.rules.of(e.Topic)
+		err := p.record(ctx, record, e, r, request.Atomic)
 		if name, ok := p.dedupeKey(who, e); ok && err == nil && !request.Atomic &&
 			p.window.peek(name, p.contentOf(e, record, request.Durability), time.Now()) == isOther {
 			err = reused(e.Topic)

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -202,6 +203,7 @@ func (p *Publisher) Publish(ctx context.Context, who authz.Identity, request Req
 type Pending struct {
 	publisher *Publisher
 	topic     string   // of all events, or of the first
+	rule      *rule    // of topic
 	topics    []string // of each; nil when they are all the same
 	began     time.Time
 	tracer    trace.Tracer
@@ -214,12 +216,12 @@ type Pending struct {
 		slab     [1]event.Record
 		records  [1]*event.Record
 	}
-	done chan struct{} // closed when all are answered
+	waiting atomic.Int32 // events without an answer
 
 	mu       sync.Mutex
+	done     chan struct{} // closed when all are answered; made for who waits: in a stream most are answered before
 	receipts []Receipt
 	answered []bool
-	waiting  int
 	left     bool // nobody waits any more
 }
 
@@ -230,7 +232,9 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 		return nil, err
 	}
 	events := request.Events
-	w := &Pending{publisher: p, topic: events[0].Topic, began: time.Now(), done: make(chan struct{}), waiting: len(events)}
+	topic := events[0].Topic
+	w := &Pending{publisher: p, topic: topic, rule: p.rules.of(topic), began: time.Now()}
+	w.waiting.Store(int32(len(events)))
 	slab, records := w.one.slab[:], w.one.records[:]
 	if w.receipts, w.answered = w.one.receipt[:], w.one.answered[:]; len(events) > 1 {
 		w.receipts, w.answered = make([]Receipt, len(events)), make([]bool, len(events))
@@ -252,8 +256,7 @@ func (p *Publisher) Start(ctx context.Context, who authz.Identity, request Reque
 	}
 	failed := false
 	for i := range events {
-		_, err := p.record(ctx, &slab[i], &events[i], request.Atomic)
-		if err != nil {
+		if err := p.record(ctx, &slab[i], &events[i], w.ruleOf(events[i].Topic), request.Atomic); err != nil {
 			failed = true
 			w.answer(i, Receipt{Err: err})
 			continue
@@ -314,22 +317,29 @@ func (p *Publisher) admit(ctx context.Context, who authz.Identity, request *Requ
 	return nil
 }
 
-// record checks e and writes it as its topic's record.
-func (p *Publisher) record(ctx context.Context, to *event.Record, e *event.Event, atomic bool) (*rule, error) {
-	r := p.rules.of(e.Topic)
+// ruleOf is the rule of a topic of the request.
+func (w *Pending) ruleOf(topic string) *rule {
+	if topic == w.topic {
+		return w.rule
+	}
+	return w.publisher.rules.of(topic)
+}
+
+// record checks e and writes it as its topic's record, by the topic's rule r.
+func (p *Publisher) record(ctx context.Context, to *event.Record, e *event.Event, r *rule, atomic bool) error {
 	if err := e.Validate(); err != nil {
-		return r, invalid(err)
+		return invalid(err)
 	}
 	if atomic && e.DedupeKey != "" {
-		return r, fault.New(fault.InvalidArgument, "an atomic request cannot be deduplicated: leave the dedupe key out").Field("dedupe_key", "not with atomic")
+		return fault.New(fault.InvalidArgument, "an atomic request cannot be deduplicated: leave the dedupe key out").Field("dedupe_key", "not with atomic")
 	}
 	if err := r.admit(e.Topic, e); err != nil {
-		return r, err
+		return err
 	}
 	if err := p.schemas.Check(ctx, e.Topic, e); err != nil {
-		return r, err
+		return err
 	}
-	return r, r.record(to, e.Topic, e)
+	return r.record(to, e.Topic, e)
 }
 
 // dedupeKey names an event that is to be stored once; ok is false for others.
@@ -387,10 +397,10 @@ func (p *Publisher) produce(w *Pending, records []*event.Record, asked broker.Du
 			return
 		}
 		topic := records[first].Topic
-		how := p.rules.of(topic).how(asked)
+		how := w.ruleOf(topic).how(asked)
 		var now, later []*event.Record
 		for i := first + 1; i < len(records); i++ {
-			if r := records[i]; r != nil && r.Topic != topic && p.rules.of(r.Topic).how(asked) != how {
+			if r := records[i]; r != nil && r.Topic != topic && w.ruleOf(r.Topic).how(asked) != how {
 				if later == nil {
 					now, later = slices.Clone(records), make([]*event.Record, len(records))
 				}
@@ -418,7 +428,7 @@ func (p *Publisher) startAtomic(ctx context.Context, w *Pending, records []*even
 		}
 	}
 	if !failed {
-		p.producer.ProduceAtomic(ctx, records, p.rules.of(records[0].Topic).Compression, w.stored)
+		p.producer.ProduceAtomic(ctx, records, w.rule.Compression, w.stored)
 	}
 }
 
@@ -487,19 +497,24 @@ func (w *Pending) answer(i int, r Receipt) {
 		return
 	}
 	w.receipts[i], w.answered[i] = r, true
-	if w.waiting--; w.waiting == 0 {
+	if w.waiting.Add(-1) == 0 && w.done != nil {
 		close(w.done)
 	}
 }
 
 // ready reports whether Wait would not wait.
-func (w *Pending) ready() bool {
-	select {
-	case <-w.done:
-		return true
-	default:
-		return false
+func (w *Pending) ready() bool { return w.waiting.Load() == 0 }
+
+// all is closed when all are answered.
+func (w *Pending) all() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done == nil {
+		if w.done = make(chan struct{}); w.ready() {
+			close(w.done)
+		}
 	}
+	return w.done
 }
 
 // Wait waits for Kafka's answers until ctx ends, and no longer than max_wait
@@ -546,9 +561,10 @@ func (w *Pending) await(ctx context.Context, ahead <-chan time.Time) error {
 		over = w.publisher.patience.over(w.began)
 	}
 	var cut <-chan time.Time
+	all := w.all()
 	for draining := w.publisher.draining; ; {
 		select {
-		case <-w.done:
+		case <-all:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -622,7 +638,7 @@ func (w *Pending) finish() {
 		w.spans[i].End()
 	}
 	took := time.Since(w.began)
-	series := w.publisher.metrics.attributes(w.topic)
+	series := w.rule.series(w.publisher.metrics, w.topic)
 	if w.topics == nil && stored > 0 {
 		series.sent.Add(stored)
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/event"
@@ -76,6 +77,17 @@ type rule struct {
 	match string // "" when no rule matched
 	limit int
 	floor broker.Durability
+	met   atomic.Pointer[series] // of the topic, once it was asked for
+}
+
+// series is the topic's, which has this rule.
+func (r *rule) series(m *metrics, topic string) *series {
+	s := r.met.Load()
+	if s == nil {
+		s = m.attributes(topic)
+		r.met.Store(s)
+	}
+	return s
 }
 
 // ruleBook finds a topic's rule. The first that matches wins.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,23 +35,24 @@ func NewServer(p *Publisher, v protovalidate.Validator) *Server {
 // Publish stores the events and answers for each.
 func (s *Server) Publish(ctx context.Context, request *posternv1.PublishRequest) (*posternv1.PublishResponse, error) {
 	if request.ValidateOnly {
-		previews, err := s.publisher.Preview(ctx, authz.FromContext(ctx), requestOf(request))
+		previews, err := s.publisher.Preview(ctx, authz.FromContext(ctx), requestOf(request, nil))
 		if err != nil {
 			return nil, err
 		}
 		return &posternv1.PublishResponse{Results: previewResults(previews)}, nil
 	}
-	pending, err := s.publisher.Start(ctx, authz.FromContext(ctx), requestOf(request))
+	pending, err := s.publisher.Start(ctx, authz.FromContext(ctx), requestOf(request, nil))
 	if err != nil {
 		return nil, err
 	}
 	return &posternv1.PublishResponse{Results: results(pending.WaitAhead(ctx))}, nil
 }
 
-func requestOf(m *posternv1.PublishRequest) Request {
-	events := make([]event.Event, len(m.Events))
-	for i, e := range m.Events {
-		events[i] = wire.FromEvent(e)
+// requestOf reads a request; its events go into room, where they fit.
+func requestOf(m *posternv1.PublishRequest, room []event.Event) Request {
+	events := slices.Grow(room[:0], len(m.Events))
+	for _, e := range m.Events {
+		events = append(events, wire.FromEvent(e))
 	}
 	return Request{Topic: m.Topic, Events: events, Durability: durabilityOf(m), Atomic: m.Atomic}
 }
@@ -69,16 +71,21 @@ func results(receipts []Receipt) []*posternv1.PublishResult {
 		result   posternv1.PublishResult
 		position posternv1.Position
 	}, len(receipts))
-	for i, r := range receipts {
-		m := &slab[i].result
-		if all[i] = m; r.Err != nil {
-			m.Error = wire.Status(r.Err)
-			continue
-		}
-		m.Position, m.Duplicate = &slab[i].position, r.Duplicate
-		m.Position.Topic, m.Position.Partition, m.Position.Offset = r.Position.Topic, r.Position.Partition, r.Position.Offset
+	for i := range receipts {
+		all[i] = &slab[i].result
+		fillResult(all[i], &slab[i].position, &receipts[i])
 	}
 	return all
+}
+
+// fillResult writes r into m; at is memory for its position.
+func fillResult(m *posternv1.PublishResult, at *posternv1.Position, r *Receipt) {
+	if r.Err != nil {
+		m.Error = wire.Status(r.Err)
+		return
+	}
+	at.Topic, at.Partition, at.Offset = r.Position.Topic, r.Position.Partition, r.Position.Offset
+	m.Position, m.Duplicate = at, r.Duplicate
 }
 
 func previewResults(previews []Preview) []*posternv1.PublishResult {
@@ -208,7 +215,7 @@ func (d *drainNotice) whileWaiting(ctx context.Context, w *Pending) error {
 		return nil
 	}
 	select {
-	case <-w.done:
+	case <-w.all():
 	case <-ctx.Done():
 	case <-d.publisher.patience.over(w.began):
 	case <-d.draining:
@@ -229,6 +236,7 @@ type streamed struct {
 func (s *Server) readRequests(ctx context.Context, stream *answers, room *room, started chan<- *streamed) error {
 	who := authz.FromContext(ctx)
 	last := uint64(0)
+	var one [1]event.Event // memory for a frame of one event
 	for begun := false; ; begun = true {
 		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -252,7 +260,8 @@ func (s *Server) readRequests(ctx context.Context, stream *answers, room *room, 
 		if err := s.validator.Validate(message); err != nil {
 			r.err = wire.Invalid(err)
 		} else {
-			r.start(ctx, s.publisher, who, message.Request)
+			r.start(ctx, s.publisher, who, requestOf(message.Request, one[:]), message.Request.ValidateOnly)
+			clear(one[:])
 		}
 		select {
 		case started <- r:
@@ -262,12 +271,12 @@ func (s *Server) readRequests(ctx context.Context, stream *answers, room *room, 
 	}
 }
 
-func (r *streamed) start(ctx context.Context, p *Publisher, who authz.Identity, m *posternv1.PublishRequest) {
-	if !m.ValidateOnly {
-		r.pending, r.err = p.Start(ctx, who, requestOf(m))
+func (r *streamed) start(ctx context.Context, p *Publisher, who authz.Identity, request Request, validateOnly bool) {
+	if !validateOnly {
+		r.pending, r.err = p.Start(ctx, who, request)
 		return
 	}
-	previews, err := p.Preview(ctx, who, requestOf(m))
+	previews, err := p.Preview(ctx, who, request)
 	if r.err = err; err == nil {
 		r.results = previewResults(previews)
 	}
@@ -277,15 +286,28 @@ func (r *streamed) start(ctx context.Context, p *Publisher, who authz.Identity, 
 func (r *streamed) ready() bool { return r.pending == nil || r.pending.ready() }
 
 func (r *streamed) wait(ctx context.Context) *posternv1.PublishDone {
-	done := &posternv1.PublishDone{Sequence: r.sequence}
+	var receipts []Receipt
+	if r.pending != nil {
+		receipts = r.pending.Wait(ctx)
+	}
+	if len(receipts) == 1 { // one allocation: a stream of single events has as many answers
+		slab := new(struct {
+			done     posternv1.PublishDone
+			results  [1]*posternv1.PublishResult
+			result   posternv1.PublishResult
+			position posternv1.Position
+		})
+		fillResult(&slab.result, &slab.position, &receipts[0])
+		slab.results[0] = &slab.result
+		slab.done.Sequence, slab.done.Results = r.sequence, slab.results[:]
+		return &slab.done
+	}
+	done := &posternv1.PublishDone{Sequence: r.sequence, Results: r.results}
 	if r.err != nil {
 		done.Error = wire.Status(r.err)
-		return done
+	} else if r.pending != nil {
+		done.Results = results(receipts)
 	}
-	if done.Results = r.results; r.pending == nil {
-		return done
-	}
-	done.Results = results(r.pending.Wait(ctx))
 	return done
 }
 

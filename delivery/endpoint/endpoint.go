@@ -155,7 +155,7 @@ type Environment struct {
 }
 
 // AttemptLog keeps attempts. It never blocks and never fails a delivery.
-type AttemptLog interface{ Attempted([]Attempt) }
+type AttemptLog interface{ Attempted(Attempt) }
 
 // StateLog keeps endpoints' states where every instance sees them.
 type StateLog interface {

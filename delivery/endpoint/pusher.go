@@ -246,7 +246,9 @@ func (p *Pusher) attempt(ctx context.Context, parcel *Parcel) (Answer, trace.Spa
 // settle says of each lease what its outcome means.
 func (p *Pusher) settle(ctx context.Context, leases []delivery.Lease, parcel *Parcel, answer Answer, change Change, span trace.SpanContext, began time.Time, lender Lender, settler Settler) {
 	if p.env.Attempts != nil {
-		p.env.Attempts.Attempted(p.record(leases, parcel, answer, span, began))
+		for i := range leases {
+			p.env.Attempts.Attempted(p.record(&leases[i], answer.outcomeOf(i), parcel, &answer, span, began))
+		}
 	}
 	if answer.Action == Split {
 		p.note(ctx, &leases[0], parcel, answer, "returned")

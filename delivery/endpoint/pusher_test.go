@@ -565,10 +565,10 @@ type notes struct {
 	apply    func(Record)
 }
 
-func (n *notes) Attempted(a []Attempt) {
+func (n *notes) Attempted(a Attempt) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.attempts = append(n.attempts, a...)
+	n.attempts = append(n.attempts, a)
 }
 
 func (n *notes) Save(r Record) {

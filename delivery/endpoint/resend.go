@@ -41,11 +41,11 @@ func (p *Pusher) once(ctx context.Context, parcel *Parcel) (Attempt, error) {
 		answer, span = p.attempt(context.WithoutCancel(ctx), parcel)
 	}
 	lease := delivery.Lease{Record: parcel.Records[0], Attempt: parcel.Attempt}
-	attempts := p.record([]delivery.Lease{lease}, parcel, answer, span, began)
+	a := p.record(&lease, answer.Outcome, parcel, &answer, span, began)
 	if p.env.Attempts != nil && !parcel.Sample {
-		p.env.Attempts.Attempted(attempts)
+		p.env.Attempts.Attempted(a)
 	}
-	return attempts[0], nil
+	return a, nil
 }
 
 // consented reports whether the endpoint may be sent anything: not even a person's
@@ -56,33 +56,27 @@ func (p *Pusher) consented() bool {
 	return !p.health.waitsForConsent()
 }
 
-// record writes what the log of attempts keeps.
-func (p *Pusher) record(leases []delivery.Lease, parcel *Parcel, answer Answer, span trace.SpanContext, began time.Time) []Attempt {
-	attempts := make([]Attempt, len(leases))
-	for i := range leases {
-		r := leases[i].Record
-		at := r.Position()
-		o := answer.outcomeOf(i)
-		a := Attempt{
-			WebhookID: parcel.ID, Subscription: p.options.Subscription, Topic: at.Topic, Partition: at.Partition, Offset: at.Offset,
-			Number: leases[i].Attempt, Replay: parcel.Replay, At: began.UTC(), Action: o.Action.String(), Class: o.Class, Status: answer.Status,
-			Why: o.Why, Host: p.options.Host, Keys: answer.Keys, DNS: milliseconds(answer.Timings.DNS), Connect: milliseconds(answer.Timings.Connect),
-			TLS: milliseconds(answer.Timings.TLS), FirstByte: milliseconds(answer.Timings.FirstByte), Total: milliseconds(answer.Timings.Total),
-			Instance: p.env.Instance,
-		}
-		if span.HasTraceID() {
-			a.TraceID, a.SpanID = span.TraceID().String(), span.SpanID().String()
-		}
-		if len(leases) > 1 {
-			a.WebhookID, a.BatchID, a.BatchSize = MessageID(p.options.Subscription, at), parcel.ID, len(leases)
-		}
-		if id, ok := r.Header("ce_id"); ok {
-			a.EventID = string(id)
-		}
-		if source, ok := r.Header("ce_source"); ok {
-			a.EventSource = string(source)
-		}
-		attempts[i] = a
+// record writes what the log of attempts keeps of an event of the parcel, with its outcome.
+func (p *Pusher) record(lease *delivery.Lease, o Outcome, parcel *Parcel, answer *Answer, span trace.SpanContext, began time.Time) Attempt {
+	r := lease.Record
+	a := Attempt{
+		WebhookID: parcel.ID, Subscription: p.options.Subscription, Topic: r.Topic, Partition: r.Partition, Offset: r.Offset,
+		Number: lease.Attempt, Replay: parcel.Replay, At: began.UTC(), Action: o.Action.String(), Class: o.Class, Status: answer.Status,
+		Why: o.Why, Host: p.options.Host, Keys: answer.Keys, DNS: milliseconds(answer.Timings.DNS), Connect: milliseconds(answer.Timings.Connect),
+		TLS: milliseconds(answer.Timings.TLS), FirstByte: milliseconds(answer.Timings.FirstByte), Total: milliseconds(answer.Timings.Total),
+		Instance: p.env.Instance,
 	}
-	return attempts
+	if span.HasTraceID() {
+		a.TraceID, a.SpanID = span.TraceID().String(), span.SpanID().String()
+	}
+	if n := len(parcel.Records); n > 1 {
+		a.WebhookID, a.BatchID, a.BatchSize = MessageID(p.options.Subscription, r.Position()), parcel.ID, n
+	}
+	if id, ok := r.Header("ce_id"); ok {
+		a.EventID = string(id)
+	}
+	if source, ok := r.Header("ce_source"); ok {
+		a.EventSource = string(source)
+	}
+	return a
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -27,7 +28,9 @@ type journal struct {
 	some, full                 chan struct{} // something waits; a batch's worth does
 
 	mu       sync.Mutex
-	attempts []endpoint.Attempt
+	attempts []event.Record // without a partition
+	memory   []byte         // of their keys and values
+	expected int            // how many come together, by those before
 	notices  []endpoint.Notice
 	bytes    int
 	said     time.Time
@@ -42,7 +45,8 @@ const (
 	// maxJournal bounds what waits.
 	maxJournal      = 8 << 20
 	maxNotices      = 1000
-	attemptBytes    = 400 // of an attempt beside its texts
+	attemptBytes    = 400 // of a usual attempt
+	attemptOverhead = 200 // of one, beside its bytes
 	journalKept     = "604800000"
 	journalFlush    = 2 * time.Second // at the end
 	journalSayEvery = 30 * time.Second
@@ -57,23 +61,32 @@ func newJournal(o Options, t *topics, producer Producer, log *slog.Logger, meter
 	}
 }
 
-// Attempted takes attempts.
-func (j *journal) Attempted(attempts []endpoint.Attempt) {
+// Attempted takes an attempt. It is written at once, behind those that wait: the
+// structure is larger than its text, and what waits is moved when there is more of it.
+func (j *journal) Attempted(a endpoint.Attempt) {
+	if j.failuresOnly && a.Action == endpoint.Ack.String() {
+		return
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for i := range attempts {
-		a := &attempts[i]
-		if j.failuresOnly && a.Action == endpoint.Ack.String() {
-			continue
-		}
-		size := attemptBytes + len(a.Why) + len(a.EventID) + len(a.EventSource)
-		if j.bytes+size > maxJournal {
-			j.dropped.Add(context.Background(), 1)
-			continue
-		}
-		j.bytes += size
-		j.attempts = append(j.attempts, *a)
+	if j.bytes >= maxJournal {
+		j.dropped.Add(context.Background(), 1)
+		return
 	}
+	if j.attempts == nil {
+		j.attempts = make([]event.Record, 0, j.expected)
+	}
+	if cap(j.memory)-len(j.memory) < attemptBytes {
+		j.memory = make([]byte, 0, attemptBytes*max(1, min(j.expected-len(j.attempts), journalBatch)))
+	}
+	key := len(j.memory)
+	value := key + len(a.WebhookID)
+	j.memory = a.Append(append(j.memory, a.WebhookID...))
+	end := len(j.memory)
+	j.attempts = append(j.attempts, event.Record{
+		Topic: j.attemptsTopic, Partition: event.AnyPartition, Offset: -1, Timestamp: a.At, Key: j.memory[key:value:value], Value: j.memory[value:end:end],
+	})
+	j.bytes += end - key + attemptOverhead
 	j.wake()
 }
 
@@ -131,11 +144,20 @@ func (j *journal) run(ctx context.Context) {
 func (j *journal) flush(ctx context.Context) {
 	j.mu.Lock()
 	attempts, notices := j.attempts, j.notices
-	j.attempts, j.notices, j.bytes = nil, nil, 0
+	j.expected = min(len(attempts)+len(attempts)/4, 2*journalBatch)
+	j.attempts, j.memory, j.notices, j.bytes = nil, nil, nil, 0
 	j.mu.Unlock()
 	if partitions := j.ready(ctx, j.attemptsTopic, len(attempts)); partitions > 0 {
+		// All go to one partition: spread by their keys they would be as many small batches
+		// as there are partitions, which cost Kafka three times as much. Readers read all
+		// partitions anyway.
 		j.turn++
-		j.produce(j.records(attempts, int32(j.turn%uint32(partitions))))
+		records := make([]*event.Record, len(attempts))
+		for i := range attempts {
+			records[i] = &attempts[i]
+			records[i].Partition = int32(j.turn % uint32(partitions))
+		}
+		j.produce(records)
 	}
 	if j.ready(ctx, j.eventsTopic, len(notices)) > 0 {
 		records := make([]*event.Record, 0, len(notices))
@@ -145,25 +167,6 @@ func (j *journal) flush(ctx context.Context) {
 		}
 		j.produce(records)
 	}
-}
-
-// records writes attempts into one piece of memory, for one partition: spread by
-// their keys they would be as many small batches as there are partitions, which
-// cost Kafka three times as much. Readers read all partitions anyway.
-func (j *journal) records(attempts []endpoint.Attempt, partition int32) []*event.Record {
-	values := make([]byte, 0, len(attempts)*attemptBytes*2)
-	memory := make([]event.Record, len(attempts))
-	records := make([]*event.Record, len(attempts))
-	for i := range attempts {
-		begin := len(values)
-		values = attempts[i].Append(values)
-		memory[i] = event.Record{
-			Topic: j.attemptsTopic, Partition: partition, Offset: -1, Timestamp: attempts[i].At,
-			Key: []byte(attempts[i].WebhookID), Value: values[begin:len(values):len(values)],
-		}
-		records[i] = &memory[i]
-	}
-	return records
 }
 
 // ready says how many partitions the topic has that is to take n records; 0: there
@@ -180,12 +183,16 @@ func (j *journal) ready(ctx context.Context, topic string, n int) int32 {
 }
 
 func (j *journal) produce(records []*event.Record) {
+	var answered, stored atomic.Int64
 	j.producer.ProduceAll(records, broker.How{}, func(_ int, _ event.Position, err error) {
 		if err != nil {
 			j.lost(1, err)
-			return
+		} else {
+			stored.Add(1)
 		}
-		j.written.Add(context.Background(), 1)
+		if answered.Add(1) == int64(len(records)) { // counted together: an instrument costs more than an addition
+			j.written.Add(context.Background(), stored.Load())
+		}
 	})
 }
 

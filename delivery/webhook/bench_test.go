@@ -1,9 +1,12 @@
 package webhook
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
+	"github.com/postern-dev/postern/delivery/endpoint"
 	"github.com/postern-dev/postern/internal/setting"
 )
 
@@ -18,7 +21,7 @@ func BenchmarkWriting(b *testing.B) {
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		x := c.exchanges.take()
+		x := c.exchanges.take(time.Minute)
 		if _, _, err := c.write(p, x.header, now); err != nil {
 			b.Fatal(err)
 		}
@@ -51,5 +54,25 @@ func BenchmarkSign(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkCarry is one event's whole way to an endpoint of this process and back.
+func BenchmarkCarry(b *testing.B) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	o := Options{URL: server.URL, AllowHTTP: true, AllowLoopback: true, Secrets: []setting.Secret{setting.NewSecret(secretA)}}.WithDefaults()
+	c, err := newCarrier("mail", o, Environment{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	p := parcel()
+	p.Records[0].Value = make([]byte, 1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		if a := c.Carry(b.Context(), p); a.Action != endpoint.Ack {
+			b.Fatal(a)
+		}
 	}
 }

@@ -215,32 +215,30 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // Carry makes one request. Options.Timeout bounds all of it; of ctx it takes the
 // span alone.
 func (c *carrier) Carry(ctx context.Context, p *endpoint.Parcel) (answer endpoint.Answer) {
-	x := c.exchanges.take()
+	x := c.exchanges.take(c.options.Timeout)
 	defer func() {
 		answer.Timings = x.times()
 		c.exchanges.giveBack(x)
 	}()
-	limited, cancel := context.WithTimeout(x.ctx, c.options.Timeout)
-	defer cancel()
 	body, keys, err := c.write(p, x.header, x.began)
 	answer.Keys = keys
 	if err != nil {
 		answer.Outcome = endpoint.Outcome{Action: endpoint.Retry, Class: "key", Why: err.Error()}
 		return answer
 	}
-	if err := c.auth.authorize(limited, x.header, x.began); err != nil {
+	if err := c.auth.authorize(x, x.header, x.began); err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
 	}
 	if trace.SpanContextFromContext(ctx).IsValid() {
 		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(x.header))
 	}
-	response, err := c.roundTrip(c.request(limited, body, x.header))
+	response, err := c.roundTrip(c.request(x, body, x.header))
 	if err != nil {
 		answer.Outcome = c.verdicts.failure(err)
 		return answer
 	}
-	return c.read(response, &answer, cancel, len(p.Records), x.header)
+	return c.read(response, &answer, x.cancel, len(p.Records), x.header)
 }
 
 // successPatience bounds the reading of a success's body: the status has said

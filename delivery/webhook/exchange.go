@@ -12,13 +12,13 @@ import (
 )
 
 // exchange is what one request needs beside its own bytes: its times, taken by
-// the transport's hooks, and its headers. Making it takes a tenth of a request's
-// work, so that it is used again, but only when nothing of the transport can
-// still hold it: the request was written, and went over a connection that was
-// idle before. Otherwise the transport may go on dialling for it, or writing it,
-// when the answer is there.
+// the transport's hooks, its headers, and the context that ends it. Making it takes
+// a tenth of a request's work, so that it is used again, but only when it did not
+// end early and nothing of the transport can still hold it: the request was written,
+// and went over a connection that was idle before. Otherwise the transport may go
+// on dialling for it, or writing it, when the answer is there.
 type exchange struct {
-	ctx    context.Context // carries the hooks; never ends
+	limit
 	header http.Header
 
 	mu                   sync.Mutex
@@ -31,22 +31,27 @@ type exchange struct {
 // exchanges are those that may be used again.
 type exchanges struct{ pool sync.Pool }
 
-func (e *exchanges) take() *exchange {
+// take begins an exchange, which ends by itself after timeout.
+func (e *exchanges) take(timeout time.Duration) *exchange {
 	x, ok := e.pool.Get().(*exchange)
 	if !ok {
 		x = &exchange{header: make(http.Header, 24)}
-		x.ctx = httptrace.WithClientTrace(context.Background(), x.trace())
+		x.limit.Context = httptrace.WithClientTrace(context.Background(), x.trace())
 	}
 	x.began = time.Now()
+	x.limit.begin(x.began, timeout)
 	return x
 }
 
 func (e *exchanges) giveBack(x *exchange) {
+	rested := x.limit.rest()
 	x.mu.Lock()
-	again := x.kept && x.written
+	again := rested && x.kept && x.written
 	x.timings, x.kept, x.written = endpoint.Timings{}, false, false
 	x.mu.Unlock()
-	if again {
+	if !again {
+		x.limit.cancel()
+	} else {
 		clear(x.header)
 		e.pool.Put(x)
 	}

@@ -2,7 +2,6 @@ package webhook
 
 import (
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"hash"
@@ -22,10 +21,10 @@ func sign(keys []signingKey, id string, at time.Time, body []byte) (header strin
 	if len(keys) == 0 {
 		return "", nil, nil
 	}
-	var sum [sha256.Size]byte
 	var signed []byte // id.timestamp.body; ed25519 needs it whole
-	stamp := strconv.AppendInt(make([]byte, 0, 20), at.Unix(), 10)
-	b := make([]byte, 0, 64*len(keys))
+	var memory [256]byte
+	b := memory[:0]
+	names = make([]string, 0, len(keys))
 	for i := range keys {
 		k := &keys[i]
 		if !k.live(at) {
@@ -37,24 +36,33 @@ func sign(keys []signingKey, id string, at time.Time, body []byte) (header strin
 		names = append(names, k.name)
 		if k.private != nil {
 			if signed == nil {
-				signed = make([]byte, 0, len(id)+len(stamp)+len(body)+2)
-				signed = append(append(append(append(append(signed, id...), '.'), stamp...), '.'), body...)
+				signed = append(appendPrefix(make([]byte, 0, len(id)+len(body)+22), id, at), body...)
 			}
 			b = base64.StdEncoding.AppendEncode(append(b, "v1a,"...), ed25519.Sign(k.private, signed))
 			continue
 		}
-		mac := k.macs.Get().(hash.Hash)
-		mac.Reset()
-		mac.Write([]byte(id))
-		mac.Write([]byte{'.'})
-		mac.Write(stamp)
-		mac.Write([]byte{'.'})
-		mac.Write(body)
-		b = base64.StdEncoding.AppendEncode(append(b, "v1,"...), mac.Sum(sum[:0]))
-		k.macs.Put(mac)
+		m := k.macs.Get().(*mac)
+		m.Reset()
+		m.memory = appendPrefix(m.memory[:0], id, at)
+		m.Write(m.memory)
+		m.Write(body)
+		m.memory = m.Sum(m.memory[:0])
+		b = base64.StdEncoding.AppendEncode(append(b, "v1,"...), m.memory)
+		k.macs.Put(m)
 	}
 	if len(b) == 0 {
 		return "", nil, errors.New("none of the endpoint's keys is valid now: add one to keys, or correct not_before and not_after")
 	}
 	return string(b), names, nil
+}
+
+// appendPrefix writes what is signed before the body.
+func appendPrefix(b []byte, id string, at time.Time) []byte {
+	return append(strconv.AppendInt(append(append(b, id...), '.'), at.Unix(), 10), '.')
+}
+
+// mac is an HMAC over a secret, and memory for what it reads and gives.
+type mac struct {
+	hash.Hash
+	memory []byte
 }

@@ -79,7 +79,7 @@ func main() {
 	case "floor":
 		err = serveFloor(ctx, s.bootstrap)
 	case "poster":
-		err = servePoster()
+		err = servePoster(ctx, s.bootstrap)
 	case "direct":
 		err = serveDirect(ctx, s.bootstrap)
 	case "groups":

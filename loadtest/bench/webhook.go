@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -152,122 +150,6 @@ func webhooks(ctx context.Context, s settings) error {
 		}
 	}
 	return nil
-}
-
-// webhookRaw pushes events that are there already to an endpoint that answers at
-// once, and has a bare client loop post as many of the same bytes.
-func (b *bench) webhookRaw(ctx context.Context, w io.Writer) error {
-	const callers = 64
-	n := int64(b.s.drain / 2)
-	skip := n / 10 // joining the group and finding the concurrency
-	topic, err := b.topic(ctx)
-	if err != nil {
-		return err
-	}
-	if err := b.preload(ctx, topic, int(n)); err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	poster, err := start(ctx, "poster", []string{self, "-role", "poster"})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = poster.in.Close(); _ = poster.cmd.Wait() }()
-	var cpu, speed [2][]float64
-	for round := range b.s.rounds {
-		for i := range 2 {
-			contender := (i + round) % 2
-			var c, e float64
-			if contender == 0 {
-				c, e, err = b.postBare(poster, callers, n)
-			} else {
-				c, e, err = b.pushRaw(ctx, topic, round, callers, n, skip)
-			}
-			if err != nil {
-				return err
-			}
-			cpu[contender], speed[contender] = append(cpu[contender], c), append(speed[contender], e)
-		}
-	}
-	fmt.Fprintln(w, "scenario\tcontender\tCPU s/M\tevents/s\tCPU ratio\tevents/s ratio")
-	fmt.Fprintf(w, "webhook-raw\tbare client\t%s\t%s\n", show(slices.Clone(cpu[0])), show(slices.Clone(speed[0])))
-	ratios := func(of [2][]float64) string {
-		var r []float64
-		for i := range of[0] {
-			r = append(r, of[1][i]/of[0][i])
-		}
-		return show(r)
-	}
-	c, e := ratios(cpu), ratios(speed)
-	fmt.Fprintf(w, "webhook-raw\tgateway\t%s\t%s\t%s\t%s\n", show(cpu[1]), show(speed[1]), c, e)
-	return nil
-}
-
-func (b *bench) postBare(poster *process, callers int, n int64) (cpu, perSecond float64, err error) {
-	s, err := newSink(nil)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer s.close()
-	before, _, err := poster.usage()
-	if err != nil {
-		return 0, 0, err
-	}
-	began := time.Now()
-	done, err := poster.command("post %s/ %d %d", s.url, callers, n)
-	took := time.Since(began)
-	if err != nil || done != n || s.count.Load() != n {
-		return 0, 0, fmt.Errorf("%d posted, %d came: %w", done, s.count.Load(), err)
-	}
-	after, _, err := poster.usage()
-	return (after - before) / float64(n) * 1e6, float64(n) / took.Seconds(), err
-}
-
-func (b *bench) pushRaw(ctx context.Context, topic string, round, callers int, n, skip int64) (cpu, perSecond float64, err error) {
-	s, err := newSink(nil)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer s.close()
-	type mark struct {
-		at  time.Time
-		cpu float64
-	}
-	var p atomic.Pointer[process]
-	marks := make(chan mark, 2)
-	take := func() {
-		m := mark{at: time.Now()}
-		if at := p.Load(); at != nil {
-			m.cpu, _, _ = at.usage()
-		}
-		marks <- m
-	}
-	s.when(skip, take)
-	s.when(n, take)
-	gateway, stop, err := b.pushing(ctx, subscriptionTo(fmt.Sprintf("raw-%d-%d", time.Now().UnixNano(), round), topic, s.url+"/", fmt.Sprintf(", concurrency: %d", callers)))
-	if err != nil {
-		return 0, 0, err
-	}
-	defer stop()
-	p.Store(gateway)
-	if b.s.profiles != "" {
-		s.when(skip+1, func() { go b.profileOf(gateway, fmt.Sprintf("webhook-raw-%d", round)) })
-	}
-	var from, to mark
-	for _, m := range []*mark{&from, &to} {
-		select {
-		case *m = <-marks:
-		case <-time.After(3 * time.Minute):
-			return 0, 0, fmt.Errorf("%d of %d events came", s.count.Load(), n)
-		}
-	}
-	if from.cpu == 0 {
-		return 0, 0, errors.New("the first tenth came before the process was known: preload more")
-	}
-	return (to.cpu - from.cpu) / float64(n-skip) * 1e6, float64(n-skip) / to.at.Sub(from.at).Seconds(), nil
 }
 
 // profileOf writes two seconds of a process's CPU profile.
@@ -497,71 +379,5 @@ func (b *bench) joined(ctx context.Context, prefix string, groups int) error {
 		case <-ctx.Done():
 			return fmt.Errorf("%d of %d groups are stable", n, groups)
 		}
-	}
-}
-
-// servePoster is the bare client: "post URL CALLERS N" posts N requests of one
-// signed event and tells how many were answered 200, and in how many nanoseconds.
-func servePoster() error {
-	fmt.Println("ready")
-	in := bufio.NewScanner(os.Stdin)
-	for in.Scan() {
-		var url string
-		var callers int
-		var n int64
-		if _, err := fmt.Sscanf(in.Text(), "post %s %d %d", &url, &callers, &n); err != nil {
-			return err
-		}
-		began := time.Now()
-		done, err := post(url, callers, n)
-		if err != nil {
-			return err
-		}
-		fmt.Println(done, time.Since(began).Nanoseconds())
-	}
-	return in.Err()
-}
-
-func post(url string, callers int, n int64) (int64, error) {
-	transport := &http.Transport{MaxIdleConnsPerHost: callers, MaxConnsPerHost: callers}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
-	body := payload()
-	header := http.Header{
-		"Content-Type": {"application/octet-stream"}, "Postern-Key": {"1234"}, "Postern-Subscription": {"mail"}, "Postern-Attempt": {"1"}, "Postern-Topic": {"bench"},
-		"Postern-Partition": {"3"}, "Postern-Offset": {"12345"}, "User-Agent": {"Postern"}, "Webhook-Id": {"msg_J4QOQWZ3QTQ7CQNNTVQXYT6LQWLTLTYP"},
-		"Webhook-Timestamp": {"1649367553"}, "Webhook-Signature": {"v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw="},
-	}
-	var next, done atomic.Int64
-	var wait sync.WaitGroup
-	failed := make(chan error, callers)
-	for range callers {
-		wait.Go(func() {
-			for next.Add(1) <= n {
-				r, err := http.NewRequest(http.MethodPost, url, bytes.NewReader(body))
-				if err != nil {
-					failed <- err
-					return
-				}
-				r.Header = header
-				answer, err := client.Do(r)
-				if err != nil {
-					failed <- err
-					return
-				}
-				_, _ = io.Copy(io.Discard, answer.Body)
-				_ = answer.Body.Close() // it was read
-				if answer.StatusCode == http.StatusOK {
-					done.Add(1)
-				}
-			}
-		})
-	}
-	wait.Wait()
-	select {
-	case err := <-failed:
-		return done.Load(), err
-	default:
-		return done.Load(), nil
 	}
 }

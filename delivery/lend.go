@@ -16,8 +16,8 @@ func (q *Queue) dispatch() {
 	if q.halted() || len(q.attachments) == 0 || len(q.rotation) == 0 || q.silent() {
 		return
 	}
-	now := q.now()
 	wall := time.Now()
+	now := wall.Sub(q.start)
 	misses, given := 0, int64(0)
 	for misses < len(q.rotation) {
 		q.turn = (q.turn + 1) % len(q.rotation)

@@ -86,9 +86,6 @@ func (t *Ticket) note(p *partition) {
 		}
 		return
 	}
-	if t.versions == nil {
-		t.versions = map[*partition]uint64{}
-	}
 	if p == t.last {
 		t.lastVersion = p.version
 		return
@@ -99,9 +96,13 @@ func (t *Ticket) note(p *partition) {
 
 // flush moves the partition noted last into the map.
 func (t *Ticket) flush() {
-	if t.last != nil {
-		t.versions[t.last] = t.lastVersion
+	if t.last == nil {
+		return
 	}
+	if t.versions == nil {
+		t.versions = map[*partition]uint64{}
+	}
+	t.versions[t.last] = t.lastVersion
 }
 
 // Committed waits until Kafka has what was settled up to the ticket; false

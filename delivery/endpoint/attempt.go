@@ -63,7 +63,7 @@ func (a *Attempt) Append(b []byte) []byte {
 	}
 	took := func(name string, value float64, always bool) {
 		if value != 0 || always {
-			b = strconv.AppendFloat(append(append(append(b, ",\""...), name...), "\":"...), value, 'f', -1, 64)
+			b = appendThousandths(append(append(append(b, ",\""...), name...), "\":"...), value)
 		}
 	}
 	b = append(b, `{"v":1`...)
@@ -105,6 +105,28 @@ func (a *Attempt) Append(b []byte) []byte {
 	text("span_id", a.SpanID)
 	b = appendText(append(b, `,"instance":`...), a.Instance)
 	return append(b, '}')
+}
+
+// appendThousandths writes a number that has three digits behind its point, as
+// milliseconds gives it: the shortest form that reads back as v, found without a search.
+func appendThousandths(b []byte, v float64) []byte {
+	n := int64(v*1000 + 0.5)
+	if n < 0 || n > 1<<50 || float64(n)/1000 != v {
+		return strconv.AppendFloat(b, v, 'f', -1, 64)
+	}
+	b = strconv.AppendInt(b, n/1000, 10)
+	rest := n % 1000
+	if rest == 0 {
+		return b
+	}
+	b = append(b, '.', byte('0'+rest/100))
+	if rest %= 100; rest > 0 {
+		b = append(b, byte('0'+rest/10))
+		if rest %= 10; rest > 0 {
+			b = append(b, byte('0'+rest))
+		}
+	}
+	return b
 }
 
 // appendText writes a JSON text. What is not plain ASCII is left to encoding/json.

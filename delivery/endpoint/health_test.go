@@ -440,6 +440,9 @@ func TestAttemptsAreWrittenAsEncodingJSONWritesThem(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := func(name string) string { return rapid.OneOf(rapid.Just(""), rapid.String()).Draw(t, name) }
 		took := func(name string) float64 {
+			if rapid.Bool().Draw(t, name+" of other digits") {
+				return rapid.Float64Range(0.001, 1e9).Draw(t, name)
+			}
 			return milliseconds(time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, name)))
 		}
 		a := Attempt{

@@ -23,7 +23,12 @@ func MessageID(subscription string, at event.Position) string {
 	b = binary.BigEndian.AppendUint32(b, uint32(at.Partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(at.Offset))
 	sum := sha256.Sum256(b)
-	return "msg_" + idEncoding.EncodeToString(sum[:20])
+	return messageID(sum[:])
+}
+
+func messageID(sum []byte) string {
+	b := append(make([]byte, 0, 40), "msg_"...)
+	return string(idEncoding.AppendEncode(b, sum[:20]))
 }
 
 // batchID names a batch by its events: the same events, tried again together,
@@ -36,5 +41,5 @@ func batchID(subscription string, leases []delivery.Lease) string {
 	for i := range leases {
 		h.Write([]byte(MessageID(subscription, leases[i].Record.Position())))
 	}
-	return "msg_" + idEncoding.EncodeToString(h.Sum(nil)[:20])
+	return messageID(h.Sum(nil))
 }

@@ -31,6 +31,7 @@ type journal struct {
 	attempts []event.Record // without a partition
 	memory   []byte         // of their keys and values
 	expected int            // how many come together, by those before
+	spare    []event.Record // memory of attempts that were answered
 	notices  []endpoint.Notice
 	bytes    int
 	said     time.Time
@@ -74,7 +75,10 @@ func (j *journal) Attempted(a endpoint.Attempt) {
 		return
 	}
 	if j.attempts == nil {
-		j.attempts = make([]event.Record, 0, j.expected)
+		if cap(j.spare) < j.expected {
+			j.spare = make([]event.Record, 0, j.expected)
+		}
+		j.attempts, j.spare = j.spare, nil
 	}
 	if cap(j.memory)-len(j.memory) < attemptBytes {
 		j.memory = make([]byte, 0, attemptBytes*max(1, min(j.expected-len(j.attempts), journalBatch)))
@@ -157,7 +161,12 @@ func (j *journal) flush(ctx context.Context) {
 			records[i] = &attempts[i]
 			records[i].Partition = int32(j.turn % uint32(partitions))
 		}
-		j.produce(records)
+		j.produce(records, func() {
+			clear(attempts)
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			j.spare = attempts[:0]
+		})
 	}
 	if j.ready(ctx, j.eventsTopic, len(notices)) > 0 {
 		records := make([]*event.Record, 0, len(notices))
@@ -165,7 +174,7 @@ func (j *journal) flush(ctx context.Context) {
 			e := n.Event(j.instance, rand.Text())
 			records = append(records, e.Record(j.eventsTopic))
 		}
-		j.produce(records)
+		j.produce(records, func() {})
 	}
 }
 
@@ -182,7 +191,8 @@ func (j *journal) ready(ctx context.Context, topic string, n int) int32 {
 	return partitions
 }
 
-func (j *journal) produce(records []*event.Record) {
+// produce writes records, and calls done when all are answered.
+func (j *journal) produce(records []*event.Record, done func()) {
 	var answered, stored atomic.Int64
 	j.producer.ProduceAll(records, broker.How{}, func(_ int, _ event.Position, err error) {
 		if err != nil {
@@ -192,6 +202,7 @@ func (j *journal) produce(records []*event.Record) {
 		}
 		if answered.Add(1) == int64(len(records)) { // counted together: an instrument costs more than an addition
 			j.written.Add(context.Background(), stored.Load())
+			done()
 		}
 	})
 }

@@ -16,11 +16,11 @@ import (
 )
 
 // kept is a producer that stores what it gets.
-type kept struct{ records []*event.Record }
+type kept struct{ records []event.Record }
 
 func (k *kept) ProduceAll(records []*event.Record, _ broker.How, done func(i int, at event.Position, err error)) {
-	k.records = append(k.records, records...)
-	for i := range records {
+	for i, r := range records {
+		k.records = append(k.records, *r) // it is the caller's again when it is answered
 		done(i, event.Position{}, nil)
 	}
 }

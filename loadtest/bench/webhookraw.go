@@ -187,7 +187,8 @@ func servePoster(ctx context.Context, bootstrap string) error {
 			return err
 		}
 		began := time.Now()
-		done, err := int64(0), error(nil)
+		var done int64
+		var err error
 		if what == "push" {
 			done, err = pushBare(ctx, bootstrap, topic, group, url, callers, n)
 		} else {

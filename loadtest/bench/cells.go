@@ -103,7 +103,7 @@ type bench struct {
 	contenders map[string]*process
 	admin      *kadm.Client
 	kafka      *kgo.Client
-	topics     int
+	topics     []string // that were made, and go with the bench
 	preloaded  string
 	narrow     string // preloaded, of one partition
 	spans      *spans
@@ -196,6 +196,12 @@ func (b *bench) close() {
 		_ = p.cmd.Wait() // how it ends does not matter any more
 	}
 	b.spans.stop()
+	// A run writes some ten gigabytes; a broker that serves the next one too need not keep them.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := b.admin.DeleteTopics(ctx, b.topics...); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: its topics stay:", err)
+	}
 	b.kafka.Close()
 }
 
@@ -214,9 +220,13 @@ func (p *process) usage() (cpu float64, rss int64, err error) {
 }
 
 func (b *bench) topic(ctx context.Context) (string, error) {
-	b.topics++
-	name := fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), b.topics)
+	return b.topicOf(ctx, partitions)
+}
+
+func (b *bench) topicOf(ctx context.Context, partitions int32) (string, error) {
+	name := fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), len(b.topics))
 	_, err := b.admin.CreateTopic(ctx, partitions, -1, nil, name)
+	b.topics = append(b.topics, name)
 	return name, err
 }
 
@@ -262,8 +272,8 @@ func (b *bench) topicFor(ctx context.Context, sc scenario) (string, error) {
 	case sc.kind != "handlers":
 		return b.preloaded, nil
 	case b.narrow == "":
-		name := unique("bench-narrow")
-		if _, err := b.admin.CreateTopic(ctx, 1, -1, nil, name); err != nil {
+		name, err := b.topicOf(ctx, 1)
+		if err != nil {
 			return "", err
 		}
 		if err := b.preload(ctx, name, b.s.drain); err != nil {

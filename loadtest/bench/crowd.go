@@ -75,7 +75,7 @@ func crowd(ctx context.Context, s settings, n int) error {
 		}
 	}
 	gateway := func(n int, webhook bool) func() (*process, func(), error) {
-		return func() (*process, func(), error) { return b.pushing(ctx, declared(n, webhook)) }
+		return func() (*process, func(), error) { return b.pushing(ctx, declared(n, webhook), "") }
 	}
 	var none int64
 	for _, c := range []struct {

@@ -137,7 +137,7 @@ func (b *bench) isolated(ctx context.Context, sick bool) (side *isolation, err e
 	if _, err = b.admin.CreateTopics(ctx, 1, -1, nil, side.topics...); err != nil {
 		return nil, err
 	}
-	gateway, stop, err := b.pushing(ctx, config.String())
+	gateway, stop, err := b.pushing(ctx, config.String(), "")
 	if err != nil {
 		return nil, err
 	}

@@ -93,14 +93,14 @@ func (s *sink) when(n int64, f func()) {
 	s.reached[n] = f
 }
 
-// pushing starts a gateway whose configuration is given.
-func (b *bench) pushing(ctx context.Context, subscriptions string) (*process, func(), error) {
+// pushing starts a gateway with these subscriptions, and with more of its configuration.
+func (b *bench) pushing(ctx context.Context, subscriptions, more string) (*process, func(), error) {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return nil, nil, err
 	}
 	file := filepath.Join(dir, "gateway.yaml")
-	if err := os.WriteFile(file, []byte("topics_prefix: bench-state-"+strconv.FormatInt(time.Now().UnixNano(), 10)+"-\nsubscriptions:\n"+subscriptions), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("topics_prefix: bench-state-"+strconv.FormatInt(time.Now().UnixNano(), 10)+"-\n"+more+"subscriptions:\n"+subscriptions), 0o600); err != nil {
 		return nil, nil, err
 	}
 	p, err := start(ctx, "gateway", []string{
@@ -280,7 +280,7 @@ func (b *bench) atRate(ctx context.Context, s *sink, name string, counts func(in
 	if err != nil {
 		return nil, 0, err
 	}
-	p, stop, err := b.pushing(ctx, subscriptionTo(fmt.Sprintf("%s-%d", name, time.Now().UnixNano()), topic, s.url+"/", ""))
+	p, stop, err := b.pushing(ctx, subscriptionTo(fmt.Sprintf("%s-%d", name, time.Now().UnixNano()), topic, s.url+"/", ""), "")
 	if err != nil {
 		return nil, 0, err
 	}

@@ -46,7 +46,7 @@ func (b *bench) webhookRaw(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = poster.in.Close(); _ = poster.cmd.Wait() }()
-	names := []string{"bare client", "floor", "gateway"}
+	names := []string{"bare client", "floor", "gateway", "no attempts logged"}
 	cpu, speed := make([][]float64, len(names)), make([][]float64, len(names))
 	for round := range b.s.rounds {
 		for turn := range names {
@@ -58,7 +58,9 @@ func (b *bench) webhookRaw(ctx context.Context, w io.Writer) error {
 			case 1:
 				c, e, err = b.pushRaw(ctx, b.pushFloor, topic, "", n, skip)
 			case 2:
-				c, e, err = b.pushRaw(ctx, b.pushGateway, topic, fmt.Sprintf("webhook-raw-%d", round), n, skip)
+				c, e, err = b.pushRaw(ctx, b.pushGateway(""), topic, fmt.Sprintf("webhook-raw-%d", round), n, skip)
+			case 3: // but for what failed: what the log's share is
+				c, e, err = b.pushRaw(ctx, b.pushGateway("webhooks: {log_attempts: failures}\n"), topic, "", n, skip)
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", names[i], err)
@@ -113,8 +115,10 @@ func (b *bench) postBare(poster *process, n int64) (cpu, perSecond float64, err 
 }
 
 // pushGateway has the gateway push.
-func (b *bench) pushGateway(ctx context.Context, topic, url string, _ int64) (*process, func(), error) {
-	return b.pushing(ctx, subscriptionTo(fmt.Sprintf("raw-%d", time.Now().UnixNano()), topic, url, fmt.Sprintf(", concurrency: %d", pushCallers)))
+func (b *bench) pushGateway(more string) pusher {
+	return func(ctx context.Context, topic, url string, _ int64) (*process, func(), error) {
+		return b.pushing(ctx, subscriptionTo(fmt.Sprintf("raw-%d", time.Now().UnixNano()), topic, url, fmt.Sprintf(", concurrency: %d", pushCallers)), more)
+	}
 }
 
 // pushFloor has the floor push.

@@ -322,10 +322,17 @@ func (p *Producer) produceFault(err error, f *flight) error {
 		return fault.New(fault.OutcomeUnknown, "publish to %s: the gateway stopped before Kafka answered: the event may or may not be stored (%w)", topic, err).With("topic", topic)
 	}
 	wrong := p.wrong(topic, err)
-	if f.triedBefore(time.Now()) && (wrong.Reason == fault.KafkaNotAuthorized || wrong.Reason == fault.KafkaRefused || wrong.Reason == fault.UnknownTopic) {
+	if f.triedBefore(time.Now()) && !ofRecord(wrong.Reason) && wrong.Kind() != fault.KindUnknown {
 		return fault.New(fault.OutcomeUnknown, "publish to %s: Kafka refused the event, but may have taken it at an earlier try whose answer was lost (%w)", topic, err).With("topic", topic)
 	}
 	return wrong
+}
+
+// ofRecord reports whether a refusal is of the record itself: an earlier try was
+// refused as well. Even one that Kafka calls retriable may be the last word: the
+// client ends a batch by whatever error comes once its topic was missing a few times.
+func ofRecord(r fault.Reason) bool {
+	return r == fault.EventTooLarge || r == fault.InvalidRecord || r == fault.InvalidTopic
 }
 
 // wrong is what err means for a publish to topic.

@@ -475,3 +475,30 @@ func TestARefusalAfterALostAnswerIsUnknown(t *testing.T) {
 		t.Errorf("%d records are stored, want the first and the one of unknown outcome", n)
 	}
 }
+
+func TestARetriableRefusalThatEndsATryAfterALostAnswerIsUnknown(t *testing.T) {
+	brokertest.NeedsFake(t)
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("fenced-later", 1)
+	p := cluster.Producer(cluster.Client())
+	publish := func() error {
+		done := make(chan error, 1)
+		p.Produce(&event.Record{Topic: topic, Partition: event.AnyPartition, Value: []byte("x")}, broker.AllReplicas, func(_ event.Position, err error) { done <- err })
+		return <-done
+	}
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	// Stored, and told that it may not be; then the topic is missing for a while, and
+	// the next answer ends the batch, though Kafka calls it retriable.
+	cluster.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicasAfterAppend, Count: 1})
+	cluster.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Err: kerr.UnknownTopicOrPartition, Count: 3})
+	refused := cluster.Fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.FencedLeaderEpoch, Count: 1000})
+	if err := publish(); !fault.Is(err, fault.OutcomeUnknown) {
+		t.Errorf("fenced after its answer was lost: %v", err)
+	}
+	refused.Remove()
+	if n := len(cluster.Read(topic)); n != 2 {
+		t.Errorf("%d records are stored, want the first and the one of unknown outcome", n)
+	}
+}

@@ -261,14 +261,20 @@ func (consumer *Consumer) idOf(ctx context.Context, topic string) [16]byte {
 }
 
 // Poll waits for records and gives them to offer, in offset order for each
-// partition, while no partition can change hands. offer must not block.
+// partition, while no partition can change hands. offer must not block. The records
+// are in the memory of their fetch (event.Record.Clone).
 // Errors that Kafka or the client goes on after are returned joined, beside the records.
 func (consumer *Consumer) Poll(ctx context.Context, most int, offer func([]*event.Record)) error {
 	me := consumer.member()
 	fetches := me.PollRecords(ctx, most)
 	defer me.AllowRebalance()
-	records := make([]*event.Record, 0, fetches.NumRecords())
-	fetches.EachRecord(func(k *kgo.Record) { records = append(records, fromRecord(k)) })
+	memory := make([]event.Record, fetches.NumRecords())
+	records := make([]*event.Record, 0, len(memory))
+	fetches.EachRecord(func(k *kgo.Record) {
+		r := &memory[len(records)]
+		borrowRecord(r, k)
+		records = append(records, r)
+	})
 	if len(records) > 0 {
 		me.patience.note()
 	}

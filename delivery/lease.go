@@ -56,7 +56,7 @@ func (i Instance) id(sequence uint64) ID {
 // Lease is one event lent until Deadline.
 type Lease struct {
 	ID          ID
-	Record      *event.Record // shared: do not change
+	Record      *event.Record // shared: do not change, and clone what is kept for longer than a moment (loans.go)
 	Attempt     int           // 1 for the first
 	Deadline    time.Time
 	LastFailure string // why the attempt before this one failed; "" when unknown

@@ -166,6 +166,9 @@ func (q *Queue) onTime() time.Duration {
 	}
 	q.dispatch()
 	wait := time.Hour
+	if left, again := q.endLoans(now); again {
+		wait = left
+	}
 	for _, p := range q.rotation {
 		if due, ok := p.timers.next(); ok {
 			wait = min(wait, due-now)

@@ -93,6 +93,7 @@ type Queue struct {
 	leases      leaseTable
 	expired     recent[ID] // leases that ran out: a late word is told LEASE_EXPIRED and not merely STALE
 	attachments []*Attachment
+	loans       loans
 	draining    bool
 	stopping    bool // with the whole gateway
 	desired     Desired

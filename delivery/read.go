@@ -111,7 +111,8 @@ func (q *Queue) share() int64 {
 	return trackerBytes / int64(max(1, busy))
 }
 
-// offer hands polled records to their trackers and lends what can be lent.
+// offer hands polled records, in the memory of their fetch, to their trackers and
+// lends what can be lent.
 func (q *Queue) offer(records []*event.Record) {
 	if len(records) == 0 {
 		return
@@ -127,10 +128,19 @@ func (q *Queue) offer(records []*event.Record) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	now := q.now()
 	var last *partition
+	upTo, bytes := int64(0), int64(0) // of last's records
+	note := func() {
+		if bytes > 0 {
+			q.noteLoan(last, upTo, bytes, now)
+		}
+		bytes = 0
+	}
 	for i, r := range records {
 		p := last
 		if p == nil || p.at.Partition != r.Partition || p.at.Topic != r.Topic {
+			note()
 			p = q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
 			last = p
 		}
@@ -145,15 +155,18 @@ func (q *Queue) offer(records []*event.Record) {
 			q.checkMissed(p, r.Offset)
 		}
 		if p.preparing {
-			p.held = append(p.held, held{r, v})
+			p.held = append(p.held, held{r.Clone(), v})
 			p.heldBytes += int64(r.Size())
 			continue
 		}
+		upTo, bytes = r.Offset+1, bytes+int64(len(r.Key)+len(r.Value))
 		q.take(p, r, v)
 	}
+	note()
 	q.dispatch()
+	q.endLoans(now)
 	if q.options.movesAside() {
-		share, now := q.share(), q.now()
+		share := q.share()
 		for _, p := range q.rotation {
 			q.relieve(p, share, now)
 		}

@@ -51,6 +51,7 @@ type Tracker struct {
 	attempted int   // unsettled entries lent at least once
 	repeated  int   // ... more than once
 	repeats   int64 // offered below next and dropped
+	owned     int64 // events below have memory of their own (loans.go)
 }
 
 type state uint8

@@ -40,8 +40,8 @@ func (r *Record) Header(name string) ([]byte, bool) {
 }
 
 // Clone returns a copy of r that shares no bytes with it, in two allocations.
-// A record as the Kafka client hands it out pins the whole batch it was
-// fetched in, so whoever keeps one longer than a poll keeps a clone.
+// A record as the Kafka client hands it out keeps the whole of the fetch it came in
+// in memory, so whoever keeps one longer than a moment keeps a clone.
 func (r *Record) Clone() *Record {
 	c := *r
 	if n := r.Size(); n > 0 {
@@ -58,7 +58,7 @@ func (r *Record) Clone() *Record {
 		if len(r.Headers) > 0 {
 			c.Headers = make([]Header, len(r.Headers))
 			for i, h := range r.Headers {
-				c.Headers[i] = Header{strings.Clone(h.Name), take(h.Value)}
+				c.Headers[i] = Header{h.Name, take(h.Value)}
 			}
 		}
 	}

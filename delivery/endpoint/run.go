@@ -52,6 +52,7 @@ func (p *Pusher) Run(ctx context.Context, lender Lender, settler Settler) (ended
 		if err != nil {
 			return err
 		}
+		own(leases)
 		for i := range leases {
 			one := leases[i : i+1 : i+1]
 			select {
@@ -60,6 +61,14 @@ func (p *Pusher) Run(ctx context.Context, lender Lender, settler Settler) (ended
 				attempts.Go(func() { p.work(ctx, one, lender, settler, stopped) })
 			}
 		}
+	}
+}
+
+// own copies events out of the fetch that they came in: an endpoint may take long,
+// and one event would keep all of it in memory.
+func own(leases []delivery.Lease) {
+	for i := range leases {
+		leases[i].Record = leases[i].Record.Clone()
 	}
 }
 
@@ -100,6 +109,7 @@ func (p *Pusher) runBatches(ctx context.Context, lender Lender, settler Settler,
 				ended <- err
 				return
 			}
+			own(leases)
 			select {
 			case lent <- leases:
 			case <-stopped:

@@ -1,6 +1,10 @@
 package delivery
 
-import "time"
+import (
+	"time"
+
+	"github.com/postern-dev/postern/event"
+)
 
 // Events are offered in the memory of the fetch that they came in: most are settled
 // a moment later, and copying each costs a sixth of what a delivery does. But one
@@ -35,13 +39,19 @@ type loans struct {
 	bytes int64
 }
 
-// noteLoan notes that events of p below upTo are on loan. q.mu is held.
-func (q *Queue) noteLoan(p *partition, upTo, bytes int64, now time.Duration) {
-	if len(q.loans.runs) == 0 {
+// noteLoan notes that r, read of p at now, is on loan: with what was read of p just
+// before it in one run. q.mu is held.
+func (q *Queue) noteLoan(p *partition, r *event.Record, now time.Duration) {
+	runs := q.loans.runs
+	if len(runs) == 0 {
 		q.rearm() // for loanTime
 	}
-	q.loans.runs = append(q.loans.runs, loan{p, upTo, bytes, now})
-	q.loans.bytes += bytes
+	if n := len(runs); n == 0 || runs[n-1].partition != p || runs[n-1].since != now {
+		runs = append(runs, loan{partition: p, since: now})
+	}
+	run, size := &runs[len(runs)-1], int64(r.Size())
+	run.upTo, run.bytes = r.Offset+1, run.bytes+size
+	q.loans.runs, q.loans.bytes = runs, q.loans.bytes+size
 }
 
 // endLoans copies what has stayed too long, and says when to look again; false: not

@@ -132,3 +132,20 @@ func TestWhatIsOnLoanIsBounded(t *testing.T) {
 		t.Errorf("only %d bytes are on loan", q.loans.bytes)
 	}
 }
+
+func TestAnEventOfHeadersAloneIsOnLoanToo(t *testing.T) {
+	q := loaded(t, 0)
+	memory := make([]byte, 1<<16)
+	at := weak.Make(&memory[0])
+	q.offer([]*event.Record{{Topic: "t", Headers: []event.Header{{Name: "h", Value: memory[:4:4]}}}})
+	q.mu.Lock()
+	q.endLoans(q.now() + loanTime)
+	q.mu.Unlock()
+	runtime.GC()
+	if runtime.GC(); at.Value() != nil {
+		t.Error("its headers keep its fetch in memory")
+	}
+	if leases := next(t, attach(t, q, 1)); len(leases) != 1 || len(leases[0].Record.Headers[0].Value) != 4 {
+		t.Errorf("it came as %v", leases)
+	}
+}

@@ -130,17 +130,9 @@ func (q *Queue) offer(records []*event.Record) {
 	defer q.mu.Unlock()
 	now := q.now()
 	var last *partition
-	upTo, bytes := int64(0), int64(0) // of last's records
-	note := func() {
-		if bytes > 0 {
-			q.noteLoan(last, upTo, bytes, now)
-		}
-		bytes = 0
-	}
 	for i, r := range records {
 		p := last
 		if p == nil || p.at.Partition != r.Partition || p.at.Topic != r.Topic {
-			note()
 			p = q.trackers[broker.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
 			last = p
 		}
@@ -159,10 +151,9 @@ func (q *Queue) offer(records []*event.Record) {
 			p.heldBytes += int64(r.Size())
 			continue
 		}
-		upTo, bytes = r.Offset+1, bytes+int64(len(r.Key)+len(r.Value))
+		q.noteLoan(p, r, now)
 		q.take(p, r, v)
 	}
-	note()
 	q.dispatch()
 	q.endLoans(now)
 	if q.options.movesAside() {

@@ -39,27 +39,30 @@ func (r *Record) Header(name string) ([]byte, bool) {
 	return nil, false
 }
 
-// Clone returns a copy of r that shares no bytes with it, in two allocations.
-// A record as the Kafka client hands it out keeps the whole of the fetch it came in
-// in memory, so whoever keeps one longer than a moment keeps a clone.
+// Clone returns a copy of r that shares no bytes with it but its strings': one
+// allocation for all bytes, one for the headers, one for the record. A record as the
+// Kafka client hands it out keeps the whole of the fetch it came in in memory, so
+// whoever keeps one longer than a moment keeps a clone.
 func (r *Record) Clone() *Record {
-	c := *r
-	if n := r.Size(); n > 0 {
-		buf := make([]byte, 0, n)
-		take := func(b []byte) []byte {
-			if b == nil {
-				return nil
-			}
-			at := len(buf)
-			buf = append(buf, b...)
-			return buf[at:len(buf):len(buf)]
+	n := len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += len(r.Headers[i].Value)
+	}
+	buf := make([]byte, 0, n)
+	take := func(b []byte) []byte {
+		if b == nil {
+			return nil
 		}
-		c.Key, c.Value = take(r.Key), take(r.Value)
-		if len(r.Headers) > 0 {
-			c.Headers = make([]Header, len(r.Headers))
-			for i, h := range r.Headers {
-				c.Headers[i] = Header{h.Name, take(h.Value)}
-			}
+		at := len(buf)
+		buf = append(buf, b...)
+		return buf[at:len(buf):len(buf)]
+	}
+	c := *r
+	c.Key, c.Value = take(r.Key), take(r.Value)
+	if len(r.Headers) > 0 {
+		c.Headers = make([]Header, len(r.Headers))
+		for i, h := range r.Headers {
+			c.Headers[i] = Header{h.Name, take(h.Value)}
 		}
 	}
 	return &c

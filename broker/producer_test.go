@@ -451,11 +451,7 @@ func TestARefusalAfterALostAnswerIsUnknown(t *testing.T) {
 	cluster := brokertest.New(t)
 	topic := cluster.Topic("refused-later", 1)
 	p := cluster.Producer(cluster.Client())
-	publish := func() error {
-		done := make(chan error, 1)
-		p.Produce(&event.Record{Topic: topic, Partition: event.AnyPartition, Value: []byte("x")}, broker.AllReplicas, func(_ event.Position, err error) { done <- err })
-		return <-done
-	}
+	publish := func() error { return produce(t, p, broker.AllReplicas, record(topic, "", "x"))[0].err }
 	if err := publish(); err != nil {
 		t.Fatal(err)
 	}
@@ -481,11 +477,7 @@ func TestARetriableRefusalThatEndsATryAfterALostAnswerIsUnknown(t *testing.T) {
 	cluster := brokertest.New(t)
 	topic := cluster.Topic("fenced-later", 1)
 	p := cluster.Producer(cluster.Client())
-	publish := func() error {
-		done := make(chan error, 1)
-		p.Produce(&event.Record{Topic: topic, Partition: event.AnyPartition, Value: []byte("x")}, broker.AllReplicas, func(_ event.Position, err error) { done <- err })
-		return <-done
-	}
+	publish := func() error { return produce(t, p, broker.AllReplicas, record(topic, "", "x"))[0].err }
 	if err := publish(); err != nil {
 		t.Fatal(err)
 	}

@@ -116,15 +116,11 @@ func appendThousandths(b []byte, v float64) []byte {
 	}
 	b = strconv.AppendInt(b, n/1000, 10)
 	rest := n % 1000
-	if rest == 0 {
-		return b
+	if rest > 0 {
+		b = append(b, '.')
 	}
-	b = append(b, '.', byte('0'+rest/100))
-	if rest %= 100; rest > 0 {
-		b = append(b, byte('0'+rest/10))
-		if rest %= 10; rest > 0 {
-			b = append(b, byte('0'+rest))
-		}
+	for ; rest > 0; rest = rest % 100 * 10 {
+		b = append(b, byte('0'+rest/100))
 	}
 	return b
 }

@@ -51,10 +51,10 @@ func (e *exchanges) giveBack(x *exchange) {
 	x.mu.Unlock()
 	if !again {
 		x.limit.cancel()
-	} else {
-		clear(x.header)
-		e.pool.Put(x)
+		return
 	}
+	clear(x.header)
+	e.pool.Put(x)
 }
 
 // times gives what was noted.

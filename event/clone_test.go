@@ -9,7 +9,9 @@ import (
 
 func TestACloneKeepsNothingOfItsFetchNotEvenWhatIsEmpty(t *testing.T) {
 	for name, of := range map[string]func(memory []byte) *Record{
-		"bytes":               func(m []byte) *Record { return &Record{Key: m[:3:3], Value: m[3:9:9], Headers: []Header{{"h", m[9:12:12]}}} },
+		"bytes": func(m []byte) *Record {
+			return &Record{Key: m[:3:3], Value: m[3:9:9], Headers: []Header{{"h", m[9:12:12]}}}
+		},
 		"an empty value":      func(m []byte) *Record { return &Record{Value: m[5:5:5]} },
 		"an empty key":        func(m []byte) *Record { return &Record{Key: m[5:5:5], Value: m[:3:3]} },
 		"headers alone":       func(m []byte) *Record { return &Record{Headers: []Header{{"h", m[9:12:12]}, {"null", nil}}} },

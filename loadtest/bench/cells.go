@@ -205,6 +205,12 @@ func (b *bench) close() {
 	b.kafka.Close()
 }
 
+// leave ends a process that ends with its input.
+func (p *process) leave() {
+	_ = p.in.Close()
+	_ = p.cmd.Wait() // how it ends does not matter any more
+}
+
 // usage reads a process's CPU seconds and resident MiB from the system.
 func (p *process) usage() (cpu float64, rss int64, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
@@ -225,9 +231,14 @@ func (b *bench) topic(ctx context.Context) (string, error) {
 
 func (b *bench) topicOf(ctx context.Context, partitions int32) (string, error) {
 	name := fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), len(b.topics))
-	_, err := b.admin.CreateTopic(ctx, partitions, -1, nil, name)
-	b.topics = append(b.topics, name)
-	return name, err
+	return name, b.makeTopics(ctx, partitions, name)
+}
+
+// makeTopics makes topics that go with the bench.
+func (b *bench) makeTopics(ctx context.Context, partitions int32, names ...string) error {
+	b.topics = append(b.topics, names...)
+	made, err := b.admin.CreateTopics(ctx, partitions, -1, nil, names...)
+	return errors.Join(err, made.Error())
 }
 
 // warm lets the broker compile what it will need: its first 400,000 records are slow.

@@ -71,7 +71,7 @@ func crowd(ctx context.Context, s settings, n int) error {
 			if err != nil {
 				return nil, nil, err
 			}
-			return p, func() { _ = p.in.Close(); _ = p.cmd.Wait() }, nil // how it ends does not matter any more
+			return p, p.leave, nil
 		}
 	}
 	gateway := func(n int, webhook bool) func() (*process, func(), error) {

@@ -57,7 +57,7 @@ func footprint(ctx context.Context, s settings) error {
 	for range 1000 {
 		many = append(many, fmt.Sprintf("bench-many-%d-%d", time.Now().UnixNano(), len(many)))
 	}
-	if _, err := b.admin.CreateTopics(ctx, 1, -1, nil, many...); err != nil {
+	if err := b.makeTopics(ctx, 1, many...); err != nil {
 		return err
 	}
 	costOf := func(p *process, topics []string) (float64, error) {

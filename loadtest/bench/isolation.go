@@ -134,7 +134,7 @@ func (b *bench) isolated(ctx context.Context, sick bool) (side *isolation, err e
 		}
 		config.WriteString(subscriptionTo(fmt.Sprintf("iso-%d-%d", run, i), side.topics[i], url, ""))
 	}
-	if _, err = b.admin.CreateTopics(ctx, 1, -1, nil, side.topics...); err != nil {
+	if err = b.makeTopics(ctx, 1, side.topics...); err != nil {
 		return nil, err
 	}
 	gateway, stop, err := b.pushing(ctx, config.String(), "")
@@ -221,14 +221,6 @@ func publishIndexed(ctx context.Context, client *http.Client, address, topic str
 	}
 	r.Header["Postern-Header-Index"] = []string{strconv.Itoa(index)}
 	r.Header["Content-Type"] = []string{"application/octet-stream"}
-	answer, err := client.Do(r)
-	if err != nil {
-		return time.Time{}, err
-	}
-	_, _ = io.Copy(io.Discard, answer.Body)
-	_ = answer.Body.Close() // it was read
-	if answer.StatusCode != http.StatusOK {
-		return time.Time{}, fmt.Errorf("answered %d", answer.StatusCode)
-	}
-	return time.Now(), nil
+	err = answeredOK(client.Do(r))
+	return time.Now(), err
 }

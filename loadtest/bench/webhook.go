@@ -195,15 +195,8 @@ func publishAt(ctx context.Context, address, topic string, first, rate, keys int
 				r.Header["Postern-Key"] = []string{strconv.Itoa(k)}
 				r.Header["Postern-Header-Index"] = []string{strconv.Itoa(first + i)}
 				r.Header["Content-Type"] = []string{"application/octet-stream"}
-				answer, err := client.Do(r)
-				if err != nil {
+				if err := answeredOK(client.Do(r)); err != nil {
 					failed <- err
-					return
-				}
-				_, _ = io.Copy(io.Discard, answer.Body)
-				_ = answer.Body.Close() // it was read
-				if answer.StatusCode != http.StatusOK {
-					failed <- fmt.Errorf("answered %d", answer.StatusCode)
 					return
 				}
 				out.mu.Lock()
@@ -219,6 +212,19 @@ func publishAt(ctx context.Context, address, topic string, first, rate, keys int
 	default:
 		return out, nil
 	}
+}
+
+// answeredOK reads an answer, so that its connection is used again. One that is not 200 is an error.
+func answeredOK(answer *http.Response, err error) error {
+	if err != nil {
+		return err
+	}
+	_, _ = io.Copy(io.Discard, answer.Body)
+	_ = answer.Body.Close() // it was read
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("answered %d", answer.StatusCode)
+	}
+	return nil
 }
 
 // latencies are from acknowledgement to receipt, of the events that counts takes; sorted.

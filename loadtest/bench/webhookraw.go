@@ -45,27 +45,31 @@ func (b *bench) webhookRaw(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = poster.in.Close(); _ = poster.cmd.Wait() }()
-	names := []string{"bare client", "floor", "gateway", "no attempts logged"}
-	cpu, speed := make([][]float64, len(names)), make([][]float64, len(names))
+	defer poster.leave()
+	type contender struct {
+		name       string
+		measure    func(round int) (cpu, perSecond float64, err error)
+		cpu, speed []float64
+	}
+	contenders := []*contender{
+		{name: "bare client", measure: func(int) (float64, float64, error) { return b.postBare(poster, n) }},
+		{name: "floor", measure: func(int) (float64, float64, error) { return b.pushRaw(ctx, b.pushFloor, topic, "", n, skip) }},
+		{name: "gateway", measure: func(round int) (float64, float64, error) {
+			return b.pushRaw(ctx, b.pushGateway(""), topic, fmt.Sprintf("webhook-raw-%d", round), n, skip)
+		}},
+		// But for what failed: what the log's share is.
+		{name: "no attempts logged", measure: func(int) (float64, float64, error) {
+			return b.pushRaw(ctx, b.pushGateway("webhooks: {log_attempts: failures}\n"), topic, "", n, skip)
+		}},
+	}
 	for round := range b.s.rounds {
-		for turn := range names {
-			i := (turn + round) % len(names)
-			var c, e float64
-			switch i {
-			case 0:
-				c, e, err = b.postBare(poster, n)
-			case 1:
-				c, e, err = b.pushRaw(ctx, b.pushFloor, topic, "", n, skip)
-			case 2:
-				c, e, err = b.pushRaw(ctx, b.pushGateway(""), topic, fmt.Sprintf("webhook-raw-%d", round), n, skip)
-			case 3: // but for what failed: what the log's share is
-				c, e, err = b.pushRaw(ctx, b.pushGateway("webhooks: {log_attempts: failures}\n"), topic, "", n, skip)
-			}
+		for turn := range contenders {
+			c := contenders[(turn+round)%len(contenders)]
+			cpu, speed, err := c.measure(round)
 			if err != nil {
-				return fmt.Errorf("%s: %w", names[i], err)
+				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			cpu[i], speed[i] = append(cpu[i], c), append(speed[i], e)
+			c.cpu, c.speed = append(c.cpu, cpu), append(c.speed, speed)
 		}
 	}
 	ratios := func(of, to []float64) string {
@@ -76,10 +80,11 @@ func (b *bench) webhookRaw(ctx context.Context, w io.Writer) error {
 		return show(r)
 	}
 	fmt.Fprintln(w, "scenario\tcontender\tCPU s/M\tevents/s\tCPU ratio\tevents/s ratio")
-	for i, name := range names {
-		fmt.Fprintf(w, "webhook-raw\t%s\t%s\t%s\t", name, show(slices.Clone(cpu[i])), show(slices.Clone(speed[i])))
-		if i > 0 {
-			fmt.Fprintf(w, "%s\t%s", ratios(cpu[i], cpu[0]), ratios(speed[i], speed[0]))
+	bare := contenders[0]
+	for _, c := range contenders {
+		fmt.Fprintf(w, "webhook-raw\t%s\t%s\t%s\t", c.name, show(slices.Clone(c.cpu)), show(slices.Clone(c.speed)))
+		if c != bare {
+			fmt.Fprintf(w, "%s\t%s", ratios(c.cpu, bare.cpu), ratios(c.speed, bare.speed))
 		}
 		fmt.Fprintln(w)
 	}
@@ -128,7 +133,7 @@ func (b *bench) pushFloor(ctx context.Context, topic, url string, n int64) (*pro
 		return nil, nil, err
 	}
 	_, err = fmt.Fprintf(p.in, "push %s %d %d %s bench-push-%d\n", url, pushCallers, n, topic, time.Now().UnixNano())
-	return p, func() { _ = p.in.Close(); _ = p.cmd.Wait() }, err
+	return p, p.leave, err
 }
 
 // pushRaw measures a pusher from its skip-th event to its n-th.
@@ -232,16 +237,11 @@ func post(url string, callers int, n int64) (int64, error) {
 					return
 				}
 				r.Header = header
-				answer, err := client.Do(r)
-				if err != nil {
+				if err := answeredOK(client.Do(r)); err != nil {
 					failed <- err
 					return
 				}
-				_, _ = io.Copy(io.Discard, answer.Body)
-				_ = answer.Body.Close() // it was read
-				if answer.StatusCode == http.StatusOK {
-					done.Add(1)
-				}
+				done.Add(1)
 			}
 		})
 	}
@@ -319,14 +319,5 @@ func pushOne(ctx context.Context, transport *http.Transport, url string, record 
 		return err
 	}
 	r.Header = header
-	answer, err := transport.RoundTrip(r)
-	if err != nil {
-		return err
-	}
-	_, _ = io.Copy(io.Discard, answer.Body)
-	_ = answer.Body.Close() // it was read
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("answered %d", answer.StatusCode)
-	}
-	return nil
+	return answeredOK(transport.RoundTrip(r))
 }

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -132,7 +133,16 @@ func TestOnlyWhatIsCommittedIsRead(t *testing.T) {
 	expectValues(t, c.Read(topic), "one")
 	write("two")
 	end(kgo.TryCommit)
+	undecided := func(want ...broker.TopicPartition) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%v are undecided", want), func() bool {
+			open, err := client.Undecided(t.Context(), topic)
+			return err == nil && slices.Equal(open, want)
+		})
+	}
+	undecided()
 	write("pending")
+	undecided(broker.TopicPartition{Topic: topic, Partition: 0})
 
 	// one, its marker, aborted, its marker, two, its marker: 6. "pending" is beyond
 	// what a reader may reach now.
@@ -148,6 +158,7 @@ func TestOnlyWhatIsCommittedIsRead(t *testing.T) {
 	expectValues(t, poll(t, reader, 2), "one", "two")
 	end(kgo.TryCommit)
 	expectValues(t, poll(t, reader, 1), "pending")
+	undecided()
 }
 
 func TestTopicsTellTheirPartitionsAndSettings(t *testing.T) {

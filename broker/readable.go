@@ -28,6 +28,34 @@ func (c *Client) Ends(ctx context.Context, topics ...string) (map[TopicPartition
 	return ends, failed, nil
 }
 
+// Undecided gives the partitions of topics in which a transaction is open, neither
+// committed nor aborted. What is stored behind its first record cannot be read yet,
+// and is not counted by Ends and Ranges.
+func (c *Client) Undecided(ctx context.Context, topics ...string) ([]TopicPartition, error) {
+	// In this order: what is written between the two questions must not look undecided.
+	written, err := c.admin.ListEndOffsets(ctx, topics...)
+	if err == nil {
+		err = written.Error()
+	}
+	if err != nil {
+		return nil, toFault(err, "find what is stored")
+	}
+	stable, err := c.admin.ListCommittedOffsets(ctx, topics...)
+	if err == nil {
+		err = stable.Error()
+	}
+	if err != nil {
+		return nil, toFault(err, "find what can be read")
+	}
+	var open []TopicPartition
+	written.Each(func(o kadm.ListedOffset) {
+		if s, ok := stable.Lookup(o.Topic, o.Partition); !ok || s.Offset < o.Offset {
+			open = append(open, TopicPartition{o.Topic, o.Partition})
+		}
+	})
+	return open, nil
+}
+
 // readableRetry is how long a read waits after an error before it is tried again.
 const readableRetry = 100 * time.Millisecond
 

@@ -163,14 +163,13 @@ func simulate(t *testing.T, p plan) history.Report {
 	publishers.Wait()
 	faults.Wait()
 	s.heal()
-	stored := s.read()
-	settled := s.awaitSettled(stored)
+	settled := s.awaitSettled()
 	cancel()
 	subscribers.Wait()
 	s.later.Wait()
 	s.fleet.close()
 	stopReceiving() // nothing calls it any more
-	s.awaitStable()
+	s.awaitLatecomers()
 	report := s.judge(s.read())
 	if !settled && len(report.Anomalies) == 0 {
 		t.Errorf("not everything was settled in time, and the checker saw nothing wrong\n%s", p)
@@ -272,25 +271,18 @@ func (s *simulation) subscriptions() map[string][]string {
 	return all
 }
 
-// awaitSettled waits until each subscription has settled all that is stored.
-func (s *simulation) awaitSettled(stored []history.Record) bool {
+// awaitSettled waits until each subscription has settled all that is stored, and no
+// transaction is open: what is stored behind one that a killed gateway left is read
+// only when Kafka has aborted it.
+func (s *simulation) awaitSettled() bool {
+	client := s.cluster.Client()
 	limit := time.Now().Add(liveness)
 	for time.Now().Before(limit) {
-		missing := false
-		for name := range s.subscriptions() {
-			for partition := range s.plan.partitions {
-				want := int64(0)
-				for _, r := range stored {
-					if r.Partition == partition {
-						want = max(want, r.Offset+1)
-					}
-				}
-				if at, _ := s.cluster.Committed(name, s.topic, partition); at < want {
-					missing = true
-				}
-			}
+		open, err := client.Undecided(s.t.Context(), s.topic)
+		if err != nil {
+			s.t.Fatal(err)
 		}
-		if !missing {
+		if len(open) == 0 && s.isSettled() {
 			return true
 		}
 		time.Sleep(time.Second)
@@ -298,8 +290,25 @@ func (s *simulation) awaitSettled(stored []history.Record) bool {
 	return false
 }
 
-// awaitStable waits until transactions that a killed gateway left open are aborted.
-func (s *simulation) awaitStable() { time.Sleep(15 * time.Second) }
+// isSettled reports whether each subscription has settled all that can be read.
+func (s *simulation) isSettled() bool {
+	end := map[int32]int64{}
+	for _, r := range s.read() {
+		end[r.Partition] = max(end[r.Partition], r.Offset+1)
+	}
+	for name := range s.subscriptions() {
+		for partition, want := range end {
+			if at, _ := s.cluster.Committed(name, s.topic, partition); at < want {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// awaitLatecomers waits until what a gateway that is gone had sent has arrived, and
+// its transactions are aborted.
+func (s *simulation) awaitLatecomers() { time.Sleep(15 * time.Second) }
 
 func (s *simulation) read() []history.Record {
 	var all []history.Record

@@ -332,6 +332,9 @@ func sleep(ctx context.Context, d time.Duration) {
 func (r *run) awaitSettled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, liveness)
 	defer cancel()
+	if err := r.awaitDecided(ctx); err != nil {
+		return err
+	}
 	// A partition's end may be a transaction's marker, which is no event: the last
 	// event decides. Nothing is published any more.
 	ends := map[broker.TopicPartition]int64{}
@@ -365,6 +368,21 @@ func (r *run) awaitSettled(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("not everything was settled within %s:%s %w", liveness, behind, errors.Join(err, ctx.Err()))
+		}
+		sleep(ctx, 200*time.Millisecond)
+	}
+}
+
+// awaitDecided waits until no transaction is open: what is stored behind one that a
+// killed gateway left is read, and delivered, only when Kafka has aborted it.
+func (r *run) awaitDecided(ctx context.Context) error {
+	for {
+		open, err := r.kafka.Undecided(ctx, r.topics...)
+		if err == nil && len(open) == 0 {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("transactions are still open after %s in %v: %w", liveness, open, errors.Join(err, ctx.Err()))
 		}
 		sleep(ctx, 200*time.Millisecond)
 	}

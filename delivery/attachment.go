@@ -147,6 +147,25 @@ func (a *Attachment) Next(ctx context.Context) ([]Lease, []Revocation, error) {
 	}
 }
 
+// Settle is Queue.Settle, and takes in the same step what may be lent to a next, as
+// Next would: as many as there is room for behind next's length. Who goes on with
+// that need not be woken for it.
+func (a *Attachment) Settle(settlements []Settlement, next []Lease) ([]Result, []Lease) {
+	q := a.queue
+	results := make([]Result, len(settlements))
+	var t Ticket
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.settleAll(settlements, results, &t)
+	q.lend()
+	n := min(len(a.pending), cap(next)-len(next))
+	next = append(next, a.pending[:n]...)
+	a.pending = slices.Delete(a.pending, 0, n)
+	q.wakeBorrowers()
+	q.checkRoom()
+	return results, next
+}
+
 // SetWindow changes the window. A smaller one takes nothing back.
 func (a *Attachment) SetWindow(w Window) {
 	if w.Bytes <= 0 {

@@ -75,6 +75,31 @@ func TestLeasesOfAPullThatHasLeftAreSettledByTheirIDs(t *testing.T) {
 	}
 }
 
+func TestWhoSettlesAnEventGoesOnWithTheNextAndNobodyIsWokenForIt(t *testing.T) {
+	q := loaded(t, 4)
+	a := attach(t, q, 1)
+	leases := next(t, a)
+	<-a.ready // it was told of the first
+	room := make([]Lease, 0, 1)
+	for want := int64(1); want < 3; want++ {
+		var results []Result
+		results, leases = a.Settle([]Settlement{{ID: leases[0].ID, Word: Ack}}, room)
+		if len(results) != 1 || results[0].Outcome != Accepted || len(leases) != 1 || leases[0].Record.Offset != want {
+			t.Fatalf("settling before %d gave %v and %v", want, results, leases)
+		}
+		if len(a.ready) > 0 {
+			t.Errorf("Next is woken for offset %d, which is taken", want)
+		}
+	}
+	// Without room, it is left for Next.
+	if _, more := a.Settle([]Settlement{{ID: leases[0].ID, Word: Ack}}, nil); len(more) != 0 || len(a.ready) != 1 {
+		t.Errorf("without room %v came, and Next was not woken", more)
+	}
+	if last := next(t, a); len(last) != 1 || last[0].Record.Offset != 3 {
+		t.Errorf("Next gave %v", last)
+	}
+}
+
 func TestTheLeastLoadedAttachmentIsServedFirst(t *testing.T) {
 	q := loaded(t, 0)
 	a, b := attach(t, q, 100), attach(t, q, 100)

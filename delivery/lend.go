@@ -8,8 +8,23 @@ import (
 // halted reports whether nothing is lent for now, whoever is there. q.mu is held.
 func (q *Queue) halted() bool { return q.draining || q.desired.Paused || q.soughtShared() }
 
-// dispatch lends ready events to attachments with room. q.mu is held.
+// dispatch lends ready events to attachments with room, and wakes them. q.mu is held.
 func (q *Queue) dispatch() {
+	q.lend()
+	q.wakeBorrowers()
+}
+
+// wakeBorrowers wakes each attachment that has something to read. q.mu is held.
+func (q *Queue) wakeBorrowers() {
+	for _, a := range q.attachments {
+		if len(a.pending) > 0 {
+			wake(a.ready)
+		}
+	}
+}
+
+// lend lends ready events to attachments with room. q.mu is held.
+func (q *Queue) lend() {
 	if q.shared != nil {
 		defer q.shared.consumer.Wake()
 	}
@@ -55,11 +70,6 @@ func (q *Queue) dispatch() {
 	}
 	if given > 0 {
 		q.metrics.lent(given)
-	}
-	for _, a := range q.attachments {
-		if len(a.pending) > 0 {
-			wake(a.ready)
-		}
 	}
 }
 

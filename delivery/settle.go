@@ -29,6 +29,14 @@ func (q *Queue) SettleMore(settlements []Settlement, t *Ticket) []Result {
 	results := make([]Result, len(settlements))
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.settleAll(settlements, results, t)
+	q.dispatch()
+	q.checkRoom()
+	return results
+}
+
+// settleAll applies settlements and answers each. q.mu is held.
+func (q *Queue) settleAll(settlements []Settlement, results []Result, t *Ticket) {
 	now := q.now()
 	for i := range settlements {
 		p := q.settleOne(&settlements[i], now, &results[i])
@@ -36,9 +44,6 @@ func (q *Queue) SettleMore(settlements []Settlement, t *Ticket) []Result {
 			t.note(p)
 		}
 	}
-	q.dispatch()
-	q.checkRoom()
-	return results
 }
 
 // Ack is Settle with Ack for all ids; it answers only those that were not taken,

@@ -32,11 +32,8 @@ type Lender interface {
 	SetWindow(delivery.Window)
 	Return([]delivery.Lease)
 	Decline([]delivery.Lease)
-}
-
-// Settler takes what became of leases; delivery.Queue is one.
-type Settler interface {
-	Settle([]delivery.Settlement) ([]delivery.Result, delivery.Ticket)
+	// Settle says what became of leases, and takes more into the room behind next's length.
+	Settle(settlements []delivery.Settlement, next []delivery.Lease) ([]delivery.Result, []delivery.Lease)
 }
 
 // Carrier makes one attempt: one request, within its own timeout.

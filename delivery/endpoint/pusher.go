@@ -130,17 +130,18 @@ func wake(c chan struct{}) {
 	}
 }
 
-// carry pushes one event, if the endpoint may be sent one.
-func (p *Pusher) carry(ctx context.Context, leases []delivery.Lease, lender Lender, settler Settler) {
+// carry pushes one event, if the endpoint may be sent one, and gives in next's room
+// the one to go on with.
+func (p *Pusher) carry(ctx context.Context, leases []delivery.Lease, lender Lender, next []delivery.Lease) []delivery.Lease {
 	p.mu.Lock()
 	ok := p.begin(len(leases), time.Now())
 	p.mu.Unlock()
 	if !ok {
 		// Lent before the endpoint asked for a pause: it goes back, and was no attempt.
 		p.decline(leases, lender)
-		return
+		return nil
 	}
-	p.deliver(ctx, leases, lender, settler)
+	return p.deliver(ctx, leases, lender, next)
 }
 
 // decline gives leases back that may not be sent now. The window is told anew
@@ -155,20 +156,21 @@ func (p *Pusher) decline(leases []delivery.Lease, lender Lender) {
 	}
 }
 
-// deliver makes the request that was admitted and settles its leases by the answer.
-func (p *Pusher) deliver(ctx context.Context, leases []delivery.Lease, lender Lender, settler Settler) {
+// deliver makes the request that was admitted and settles its leases by the answer,
+// which may bring others, in next's room.
+func (p *Pusher) deliver(ctx context.Context, leases []delivery.Lease, lender Lender, next []delivery.Lease) []delivery.Lease {
 	if p.options.View != nil {
 		taken := len(leases)
-		leases = p.show(ctx, leases, lender, settler)
+		leases = p.show(ctx, leases, lender)
 		p.abandon(taken-len(leases), len(leases) == 0)
 		if len(leases) == 0 {
-			return
+			return nil
 		}
 	}
 	if !p.place(ctx) {
 		p.abandon(len(leases), true)
 		lender.Return(leases)
-		return
+		return nil
 	}
 	parcel := &Parcel{ID: batchID(p.options.Subscription, leases), Records: make([]*event.Record, len(leases))}
 	for i := range leases {
@@ -189,7 +191,7 @@ func (p *Pusher) deliver(ctx context.Context, leases []delivery.Lease, lender Le
 	p.env.Hosts.Release(p.options.Host)
 	wake(p.wakeGatherer)
 	p.tell(change, false, now)
-	p.settle(ctx, leases, parcel, answer, change, span, began, lender, settler)
+	return p.settle(ctx, leases, parcel, answer, change, span, began, lender, next)
 }
 
 // abandon notes that events of a request that was admitted are not sent, or that
@@ -243,8 +245,8 @@ func (p *Pusher) attempt(ctx context.Context, parcel *Parcel) (Answer, trace.Spa
 	return answer, span.SpanContext()
 }
 
-// settle says of each lease what its outcome means.
-func (p *Pusher) settle(ctx context.Context, leases []delivery.Lease, parcel *Parcel, answer Answer, change Change, span trace.SpanContext, began time.Time, lender Lender, settler Settler) {
+// settle says of each lease what its outcome means. Once ctx has ended it takes no more.
+func (p *Pusher) settle(ctx context.Context, leases []delivery.Lease, parcel *Parcel, answer Answer, change Change, span trace.SpanContext, began time.Time, lender Lender, next []delivery.Lease) []delivery.Lease {
 	if p.env.Attempts != nil {
 		for i := range leases {
 			p.env.Attempts.Attempted(p.record(&leases[i], answer.outcomeOf(i), parcel, &answer, span, began))
@@ -253,7 +255,7 @@ func (p *Pusher) settle(ctx context.Context, leases []delivery.Lease, parcel *Pa
 	if answer.Action == Split {
 		p.note(ctx, &leases[0], parcel, answer, "returned")
 		lender.Return(leases)
-		return
+		return nil
 	}
 	settlements := make([]delivery.Settlement, len(leases))
 	for i := range leases {
@@ -276,8 +278,14 @@ func (p *Pusher) settle(ctx context.Context, leases []delivery.Lease, parcel *Pa
 			p.mu.Unlock()
 		}
 	}
-	results, _ := settler.Settle(settlements)
-	p.note(ctx, &leases[0], parcel, answer, results[0].Outcome.String())
+	if ctx.Err() != nil {
+		next = nil
+	}
+	first := leases[0] // the room for the next may be its own
+	results, next := lender.Settle(settlements, next)
+	own(next)
+	p.note(ctx, &first, parcel, answer, results[0].Outcome.String())
+	return next
 }
 
 func (a *Answer) outcomeOf(i int) Outcome {

@@ -53,19 +53,7 @@ func newShop(records []*event.Record) *shop {
 func (s *shop) Next(ctx context.Context) ([]delivery.Lease, []delivery.Revocation, error) {
 	for {
 		s.mu.Lock()
-		var leases []delivery.Lease
-		for i := 0; i < len(s.waiting) && len(s.lent) < s.window; {
-			if s.busy(s.waiting[i].Record.Key) {
-				i++
-				continue
-			}
-			l := s.waiting[i]
-			s.waiting = slices.Delete(s.waiting, i, i+1)
-			s.next++
-			l.ID = s.next
-			s.lent[l.ID] = l
-			leases = append(leases, l)
-		}
+		leases := s.lend(len(s.waiting))
 		s.mu.Unlock()
 		if len(leases) > 0 {
 			return leases, nil, nil
@@ -76,6 +64,23 @@ func (s *shop) Next(ctx context.Context) ([]delivery.Lease, []delivery.Revocatio
 			return nil, nil, ctx.Err()
 		}
 	}
+}
+
+// lend lends at most n. s.mu is held.
+func (s *shop) lend(n int) (leases []delivery.Lease) {
+	for i := 0; i < len(s.waiting) && len(s.lent) < s.window && len(leases) < n; {
+		if s.busy(s.waiting[i].Record.Key) {
+			i++
+			continue
+		}
+		l := s.waiting[i]
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+		s.next++
+		l.ID = s.next
+		s.lent[l.ID] = l
+		leases = append(leases, l)
+	}
+	return leases
 }
 
 func (s *shop) busy(key []byte) bool {
@@ -120,7 +125,7 @@ func (s *shop) Return(leases []delivery.Lease) {
 	wake(s.ready)
 }
 
-func (s *shop) Settle(settlements []delivery.Settlement) ([]delivery.Result, delivery.Ticket) {
+func (s *shop) Settle(settlements []delivery.Settlement, next []delivery.Lease) ([]delivery.Result, []delivery.Lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var results []delivery.Result
@@ -152,8 +157,9 @@ func (s *shop) Settle(settlements []delivery.Settlement) ([]delivery.Result, del
 			close(s.done)
 		}
 	}
+	next = append(next, s.lend(cap(next)-len(next))...)
 	wake(s.ready)
-	return results, delivery.Ticket{}
+	return results, next
 }
 
 func records(n, keys int) []*event.Record {
@@ -209,7 +215,7 @@ func push(t *testing.T, s *shop, o Options, c Carrier, env Environment, most tim
 	s.window = p.Window().Messages
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx, s, s) }()
+	go func() { ended <- p.Run(ctx, s) }()
 	select {
 	case <-s.done:
 	case <-time.After(most):
@@ -370,7 +376,7 @@ func TestDisabledEndpointKeepsItsEventsUntilItIsEnabled(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		began := time.Now()
-		go func() { ended <- p.Run(ctx, s, s) }()
+		go func() { ended <- p.Run(ctx, s) }()
 		time.Sleep(disabledRest / 2)
 		p.Enable("too soon")
 		time.Sleep(disabledRest - time.Second) // it is gone again since
@@ -392,11 +398,35 @@ func TestDisabledEndpointKeepsItsEventsUntilItIsEnabled(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 		s.window = p.Window().Messages
-		go func() { ended <- p.Run(ctx, s, s) }()
+		go func() { ended <- p.Run(ctx, s) }()
 		<-s.done
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+func TestPusherThatIsToStopFinishesItsRequestsAndTakesNothingMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(records(20, 20))
+		c := &wire{carry: func(context.Context, *Parcel) Answer {
+			time.Sleep(time.Second)
+			return answer(ok)
+		}}
+		p := New(Options{Subscription: "mail", Timeout: 30 * time.Second, Concurrency: 4}, c, quiet())
+		s.window = p.Window().Messages
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx, s) }()
+		time.Sleep(1500 * time.Millisecond) // the second of each is under way
+		cancel()
+		<-ended
+		if under := len(c.times); len(s.settled) != under || under == 0 || under > 8 {
+			t.Errorf("%d requests were made and %d events settled", under, len(s.settled))
+		}
+		if at := time.Since(c.times[0]); at != 2*time.Second {
+			t.Errorf("it ended after %s, when the second requests did not", at)
 		}
 	})
 }

@@ -19,7 +19,7 @@ var ErrDisabled = errors.New("the endpoint is disabled")
 // Run pushes what lender lends until ctx ends or lender does, or until the endpoint
 // was disabled for a minute: then it is ErrDisabled, and there is nothing to do until
 // somebody enables it. Requests under way are finished.
-func (p *Pusher) Run(ctx context.Context, lender Lender, settler Settler) (ended error) {
+func (p *Pusher) Run(ctx context.Context, lender Lender) (ended error) {
 	governing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, leave := context.WithCancelCause(ctx)
 	var governor, attempts sync.WaitGroup
@@ -43,7 +43,7 @@ func (p *Pusher) Run(ctx context.Context, lender Lender, settler Settler) (ended
 		p.mu.Unlock()
 	}()
 	if p.options.Batch.MaxEvents > 1 {
-		return p.runBatches(ctx, lender, settler, &attempts)
+		return p.runBatches(ctx, lender, &attempts)
 	}
 	stopped := make(chan struct{})
 	defer close(stopped)
@@ -58,7 +58,7 @@ func (p *Pusher) Run(ctx context.Context, lender Lender, settler Settler) (ended
 			select {
 			case p.idle <- one: // one that has its stack grown already: a tenth of the work
 			default:
-				attempts.Go(func() { p.work(ctx, one, lender, settler, stopped) })
+				attempts.Go(func() { p.work(ctx, one, lender, stopped) })
 			}
 		}
 	}
@@ -76,10 +76,13 @@ func own(leases []delivery.Lease) {
 const workerRest = 5 * time.Second
 
 // work carries events until there have been none for a while.
-func (p *Pusher) work(ctx context.Context, leases []delivery.Lease, lender Lender, settler Settler, stopped <-chan struct{}) {
+func (p *Pusher) work(ctx context.Context, leases []delivery.Lease, lender Lender, stopped <-chan struct{}) {
 	var rest *time.Timer
+	room := make([]delivery.Lease, 0, 1)
 	for {
-		p.carry(ctx, leases, lender, settler)
+		for len(leases) > 0 { // what is settled makes room for the next
+			leases = p.carry(ctx, leases, lender, room)
+		}
 		if rest == nil {
 			rest = time.NewTimer(workerRest)
 			defer rest.Stop()
@@ -97,7 +100,7 @@ func (p *Pusher) work(ctx context.Context, leases []delivery.Lease, lender Lende
 }
 
 // runBatches gathers what is lent into batches.
-func (p *Pusher) runBatches(ctx context.Context, lender Lender, settler Settler, attempts *sync.WaitGroup) error {
+func (p *Pusher) runBatches(ctx context.Context, lender Lender, attempts *sync.WaitGroup) error {
 	lent := make(chan []delivery.Lease)
 	ended := make(chan error, 1)
 	stopped := make(chan struct{})
@@ -120,7 +123,7 @@ func (p *Pusher) runBatches(ctx context.Context, lender Lender, settler Settler,
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		timer.Reset(p.flush(ctx, lender, settler, attempts))
+		timer.Reset(p.flush(ctx, lender, attempts))
 		select {
 		case leases := <-lent:
 			p.mu.Lock()
@@ -141,7 +144,7 @@ func (p *Pusher) runBatches(ctx context.Context, lender Lender, settler Settler,
 // flush sends the batches that are ready and may be sent, and says when to look
 // again. One that is ready while only other requests are in its way waits for
 // them; when the endpoint is to be left alone, all go back untried.
-func (p *Pusher) flush(ctx context.Context, lender Lender, settler Settler, attempts *sync.WaitGroup) time.Duration {
+func (p *Pusher) flush(ctx context.Context, lender Lender, attempts *sync.WaitGroup) time.Duration {
 	for {
 		now := time.Now()
 		p.mu.Lock()
@@ -153,7 +156,7 @@ func (p *Pusher) flush(ctx context.Context, lender Lender, settler Settler, atte
 			leases := p.gather.take(now)
 			p.begin(len(leases), now)
 			p.mu.Unlock()
-			attempts.Go(func() { p.deliver(ctx, leases, lender, settler) })
+			attempts.Go(func() { p.deliver(ctx, leases, lender, nil) })
 		case p.health.Free(now) > 0:
 			wait := p.gather.due.Sub(now)
 			p.mu.Unlock()

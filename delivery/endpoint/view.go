@@ -14,7 +14,7 @@ const viewPause = time.Second
 // show gives the leases with their records as the endpoint asks for them. What
 // cannot be decoded is rejected: it becomes a dead letter with its own bytes. What
 // cannot be decoded for now goes back, and was no attempt.
-func (p *Pusher) show(ctx context.Context, leases []delivery.Lease, lender Lender, settler Settler) []delivery.Lease {
+func (p *Pusher) show(ctx context.Context, leases []delivery.Lease, lender Lender) []delivery.Lease {
 	if p.options.View == nil {
 		return leases
 	}
@@ -29,7 +29,7 @@ func (p *Pusher) show(ctx context.Context, leases []delivery.Lease, lender Lende
 			shown = append(shown, lease)
 			continue
 		case fault.Is(err, fault.Undecodable):
-			settler.Settle([]delivery.Settlement{{ID: lease.ID, Word: delivery.Reject, Undecodable: true, Reason: err.Error()}})
+			lender.Settle([]delivery.Settlement{{ID: lease.ID, Word: delivery.Reject, Undecodable: true, Reason: err.Error()}}, nil)
 		default:
 			back = append(back, lease)
 		}

@@ -42,7 +42,7 @@ const (
 	// journalEvery is how long an attempt waits for others: they are written
 	// together, which costs a tenth of writing each by itself.
 	journalEvery = 100 * time.Millisecond
-	journalBatch = 500
+	journalBatch = 2000
 	// maxJournal bounds what waits.
 	maxJournal      = 8 << 20
 	maxNotices      = 1000

@@ -177,13 +177,13 @@ func (l *lender) Return(leases []delivery.Lease) {
 
 func (l *lender) Decline(leases []delivery.Lease) { l.Return(leases) }
 
-func (l *lender) Settle(settlements []delivery.Settlement) ([]delivery.Result, delivery.Ticket) {
+func (l *lender) Settle(settlements []delivery.Settlement, _ []delivery.Lease) ([]delivery.Result, []delivery.Lease) {
 	var results []delivery.Result
 	for _, s := range settlements {
 		l.settled <- s
 		results = append(results, delivery.Result{ID: s.ID, Outcome: delivery.Accepted})
 	}
-	return results, delivery.Ticket{}
+	return results, nil
 }
 
 func (l *lender) only() delivery.Settlement {
@@ -227,7 +227,7 @@ func run(t *testing.T, p *endpoint.Pusher, l *lender) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = p.Run(ctx, l, l) }() // ends with ctx
+	go func() { defer close(done); _ = p.Run(ctx, l) }() // ends with ctx
 	t.Cleanup(func() { cancel(); <-done; p.Close() })
 }
 

@@ -110,7 +110,7 @@ func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
 	}
 	defer attachment.Detach(0)
 	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics, "host", pusher.Host())
-	err = pusher.Run(ctx, attachment, queue)
+	err = pusher.Run(ctx, attachment)
 	if errors.Is(err, endpoint.ErrDisabled) {
 		g.log.Info("webhook subscription leaves its group: its endpoint is disabled", "subscription", spec.Name)
 		g.webhookRests(ctx, spec.Name)

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +91,49 @@ func TestATagInAFileIsRefusedWithItsPlace(t *testing.T) {
 		}
 		if _, err := ReadSubscription("mail.yaml", []byte("name: a\n"+text)); err == nil || !strings.Contains(err.Error(), "mail.yaml:2:") {
 			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestValuesThatReadThemselvesAreReportedWithTheirPlaces(t *testing.T) {
+	path := write(t, `publish:
+  max_event_bytes: 3 elephants
+subscriptions:
+  - name: mail
+    topics: [orders]
+    order: sideways
+  - {name: sms, topics: [orders], order: up, lease: 3 elephants}
+`)
+	_, err := Load(path, nil, nil)
+	for _, place := range []string{":2:20: ", ":6:12: \"sideways\" is not an order", ":7:42: \"up\" is not an order", ":7:53: \"3 elephants\" is not a duration such as 30s"} {
+		if err == nil || !strings.Contains(err.Error(), path+place) {
+			t.Errorf("no fault at %s in %v", place, err)
+		}
+	}
+}
+
+// TestALongFileIsReadInTheTimeOfItsLength: what is read of a value must not grow with
+// what stands around it.
+func TestALongFileIsReadInTheTimeOfItsLength(t *testing.T) {
+	memory := func(webhooks int, more string) uint64 {
+		var b strings.Builder
+		b.WriteString("kafka: {brokers: ['a:9092']}\nsubscriptions:\n")
+		for i := range webhooks {
+			fmt.Fprintf(&b, "  - {name: w%d, topics: [t], order: key, webhook: {url: https://example.com/, secrets: [whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw]%s}}\n", i, more)
+		}
+		path := write(t, b.String())
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Load(path, nil, nil)
+		runtime.ReadMemStats(&after)
+		if (err != nil) != (more != "") {
+			t.Fatal(err)
+		}
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	for what, more := range map[string]string{"good": "", "wrong": ", concurrency: -1"} {
+		if few, many := memory(200, more), memory(1600, more); many > 12*few {
+			t.Errorf("%s: 200 webhooks take %d bytes to read, 1600 take %d", what, few, many)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 
 	"github.com/postern-dev/postern/subscription"
 )
@@ -14,12 +13,11 @@ import (
 // the API takes none itself. path is for people.
 func ReadSubscription(path string, text []byte) (subscription.Spec, error) {
 	var s subscription.Spec
-	f := &file{path: path, text: text}
-	tree, err := parser.ParseBytes(text, 0)
+	f, err := parse(path, text)
 	if err != nil {
-		return s, f.syntax(err)
+		return s, err
 	}
-	if f.tree = tree; len(tree.Docs) == 0 || tree.Docs[0].Body == nil {
+	if len(f.tree.Docs) == 0 || f.tree.Docs[0].Body == nil {
 		return s, fmt.Errorf("%s is empty", path)
 	}
 	references, err := f.takeReferences()

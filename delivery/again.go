@@ -108,7 +108,7 @@ func (q *Queue) leaveShared(p *partition, e *entry, due, now time.Duration, why 
 	e.state, e.target = moving, tierFor(due-now)
 	q.shared.leaving = append(q.shared.leaving, e)
 	q.metrics.putAside(e.target, 1)
-	q.moving.ask()
+	q.moving.Ask()
 }
 
 // moveShared writes some of what leaves, and says why not all of it went well.
@@ -153,7 +153,7 @@ func (q *Queue) moveShared() error {
 		q.metrics.moveFailed(1)
 		q.log.Error("events that must wait cannot be put aside; they are held, and keep their place in the share group, until that works", "error", err)
 	} else if len(s.leaving) > 0 {
-		q.moving.ask()
+		q.moving.Ask()
 	}
 	q.dispatch()
 	q.signal()

@@ -60,7 +60,7 @@ func (q *Queue) longWait(p *partition, e *entry, due, now time.Duration) bool {
 		return false // it is in the park already, or its order is the partition's
 	}
 	q.metrics.putAside(e.target, 1)
-	q.moving.ask()
+	q.moving.Ask()
 	return true
 }
 
@@ -340,7 +340,7 @@ func (q *Queue) released(p *partition, e *entry, now time.Duration) {
 		p.wake(e)
 	case due-now > q.options.Retry.HoldLimit && !q.draining && !p.revoking:
 		p.putAside(e, due, now) // no token: it has been paid for
-		q.moving.ask()
+		q.moving.Ask()
 	default:
 		e.due = due
 		p.timers.set(e)

@@ -21,45 +21,26 @@ func (q *Queue) awaitCommit(ctx context.Context, versions map[*partition]uint64)
 				gone = true
 				return true
 			}
-			wake(q.commitWake)
-			wake(q.commitNow)
+			q.commits.Ask()
 			return false
 		}
 		return true
 	}) && !gone
 }
 
-// commitLoop commits what changed, at most every commitInterval. A settlement
-// that waits for its commit starts one at once, and those that come while it
-// is under way share the next.
-func (q *Queue) commitLoop() {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-q.commitWake:
-		}
-		timer.Reset(commitInterval)
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-timer.C:
-		case <-q.commitNow:
-		}
-		if q.commit(q.ctx, nil) {
-			continue
-		}
-		// Whoever waits for its commit asks for it again as soon as this one has
-		// failed: not without a pause, or the loop would spin while Kafka refuses.
-		timer.Reset(commitRetry)
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-timer.C:
-		}
-		wake(q.commitWake)
+// doCommits commits what changed, at most every commitInterval. A settlement that
+// waits for its commit asks for one at once, and those that come while it is under
+// way share the next.
+func (q *Queue) doCommits() {
+	if q.commit(q.ctx, nil) {
+		return
+	}
+	// Whoever waits for its commit asks for it again as soon as this one has
+	// failed: not without a pause, or it would spin while Kafka refuses.
+	select {
+	case <-q.ctx.Done():
+	case <-time.After(commitRetry):
+		q.commits.AskWithin(commitInterval)
 	}
 }
 
@@ -113,7 +94,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 		p.committed = max(p.committed, version)
 		if at := what[p.at].Offset; p.side != noSide && (at >= p.trimmed+trimEvery || at > p.trimmed && p.unsettled == 0) {
 			p.trimTo = at
-			q.preparing.ask()
+			q.preparing.Ask()
 		}
 	}
 	if !failed {
@@ -124,7 +105,7 @@ func (q *Queue) commit(ctx context.Context, only map[broker.TopicPartition]bool)
 	}
 	for _, p := range q.trackers {
 		if p.version != p.committed && !failed && !p.uncommittable() {
-			wake(q.commitWake)
+			q.commits.AskWithin(commitInterval)
 			break
 		}
 	}

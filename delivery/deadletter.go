@@ -87,7 +87,7 @@ func (q *Queue) bury(p *partition, e *entry, reason, why string) {
 		q.undecoded = q.undecoded.again(why)
 	}
 	q.unburied = append(q.unburied, e)
-	q.lettering.ask()
+	q.lettering.Ask()
 }
 
 // again is e once more.

@@ -105,7 +105,7 @@ func (q *Queue) judged(p *partition, e *entry, v verdict) {
 func (q *Queue) judgeLater(e *entry) {
 	e.state = judging
 	q.unjudged = append(q.unjudged, e)
-	q.rejudging.ask()
+	q.rejudging.Ask()
 }
 
 // doRejudging asks the filter again about events whose data could not be decoded

@@ -127,7 +127,7 @@ func (q *Queue) leaseOf(a *Attachment) time.Duration {
 func (q *Queue) touch(p *partition) {
 	p.version++
 	if p.version == p.committed+1 {
-		wake(q.commitWake)
+		q.commits.AskWithin(commitInterval)
 	}
 	if p.source != nil { // committed together
 		q.touch(p.source)
@@ -135,7 +135,7 @@ func (q *Queue) touch(p *partition) {
 }
 
 // rearm has what is due looked for anew.
-func (q *Queue) rearm() { q.timing.ask() }
+func (q *Queue) rearm() { q.timing.Ask() }
 
 // doTiming ends leases that ran out and makes retries ready.
 func (q *Queue) doTiming() {
@@ -143,7 +143,7 @@ func (q *Queue) doTiming() {
 	next := q.onTime()
 	q.mu.Unlock()
 	q.pace()
-	q.timing.askIn(next)
+	q.timing.AskIn(next)
 }
 
 // onTime does what is due and says how long until the next is. q.mu is held.
@@ -168,7 +168,7 @@ func (q *Queue) onTime() time.Duration {
 			case burying:
 				p.timers.clear(e)
 				q.unburied = append(q.unburied, e)
-				q.lettering.ask()
+				q.lettering.Ask()
 			default:
 				q.released(p, e, now)
 			}

@@ -16,12 +16,6 @@ type metrics struct {
 	bySettlement                                                                                                                                         map[string][]metric.AddOption
 }
 
-// settlements are the values of the attribute "settlement".
-var settlements = []string{
-	Ack.String(), Nack.String(), Reject.String(), Drop.String(), "expired", "disconnected",
-	LeaseExpired.String(), Stale.String(), UnknownID.String(), WrongInstance.String(),
-}
-
 // newMetrics never fails: an instrument that cannot be made counts nothing.
 func newMetrics(meter metric.Meter, subscription string) *metrics {
 	counter := func(name, description string) metric.Int64Counter {
@@ -45,10 +39,18 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 		bySettlement:       map[string][]metric.AddOption{},
 	}
 	m.attributes = metric.WithAttributeSet(attribute.NewSet(m.subscription))
-	for _, s := range settlements {
-		m.bySettlement[s] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(m.subscription, attribute.String("settlement", s)))}
-	}
 	return m
+}
+
+// settlement is the attribute of what became of leases, made when the first of its
+// kind is told: an idle subscription has none. The queue's lock is held.
+func (m *metrics) settlement(how string) []metric.AddOption {
+	option, ok := m.bySettlement[how]
+	if !ok {
+		option = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(m.subscription, attribute.String("settlement", how)))}
+		m.bySettlement[how] = option
+	}
+	return option
 }
 
 // lent and settled are called for each event, with the queue's lock held. What is
@@ -61,7 +63,7 @@ func (m *metrics) settled(how string, n int64) {
 		m.untoldAcks += n
 		return
 	}
-	m.settledTotal.Add(context.Background(), n, m.bySettlement[how]...)
+	m.settledTotal.Add(context.Background(), n, m.settlement(how)...)
 }
 
 // tell gives the instruments what was added up. The queue's lock is held.
@@ -70,7 +72,7 @@ func (m *metrics) tell() {
 		m.lentTotal.Add(context.Background(), m.untoldLent, m.attributes)
 	}
 	if m.untoldAcks > 0 {
-		m.settledTotal.Add(context.Background(), m.untoldAcks, m.bySettlement[Ack.String()]...)
+		m.settledTotal.Add(context.Background(), m.untoldAcks, m.settlement(Ack.String())...)
 	}
 	m.untoldLent, m.untoldAcks = 0, 0
 }

@@ -18,7 +18,7 @@ func (q *Queue) doMoving() {
 	}
 	if err := move(); err != nil {
 		q.moveWait = min(max(time.Second, 2*q.moveWait), moveRetryMax)
-		q.moving.askIn(q.moveWait)
+		q.moving.AskIn(q.moveWait)
 		return
 	}
 	q.moveWait = 0
@@ -67,7 +67,7 @@ func (q *Queue) moveOnce() error {
 	} else {
 		q.moveFailing = nil
 		if more {
-			q.moving.ask()
+			q.moving.Ask()
 		}
 	}
 	q.dispatch()

@@ -41,7 +41,7 @@ func (o owner) Assigned(all []broker.Assigned) {
 		}
 		q.rotation = append(q.rotation, p)
 		if p.preparing {
-			q.preparing.ask()
+			q.preparing.Ask()
 		}
 		q.log.Debug("partition assigned", "partition", a.TopicPartition.String(), "offset", a.Offset,
 			"settled_above", len(restored.settled), "attempted", len(restored.attempts))

@@ -17,7 +17,7 @@ import (
 func (q *Queue) doPreparing() {
 	q.trim()
 	if q.lookForRedrives() {
-		q.preparing.askIn(redriveLookAgain)
+		q.preparing.AskIn(redriveLookAgain)
 	}
 	q.mu.Lock()
 	var todo []*partition
@@ -37,7 +37,7 @@ func (q *Queue) doPreparing() {
 	if err != nil && q.ctx.Err() == nil {
 		q.prepareWait = min(max(time.Second, 2*q.prepareWait), moveRetryMax)
 		q.log.Warn("what the subscription put aside cannot be read yet; its partitions wait", "error", err, "again_after", q.prepareWait)
-		q.preparing.askIn(q.prepareWait)
+		q.preparing.AskIn(q.prepareWait)
 		return
 	}
 	q.prepareWait = 0
@@ -214,7 +214,7 @@ func (q *Queue) begin(p *partition, all []found) {
 	}
 	p.preparing = false
 	q.touch(p)
-	wake(q.commitWake) // a commit that came while it was uncommittable passed it over
+	q.commits.AskWithin(commitInterval) // a commit that came while it was uncommittable passed it over
 	for _, f := range all {
 		if s := q.addSide(p, f); p.giveUp {
 			q.touch(s)
@@ -265,7 +265,7 @@ func (q *Queue) addSide(p *partition, f found) *partition {
 	q.trackers[s.at] = s
 	q.rotation = append(q.rotation, s)
 	q.following = append(q.following, follow{s.at, f.offset})
-	q.followed.ask()
+	q.followed.Ask()
 	return s
 }
 

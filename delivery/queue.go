@@ -29,6 +29,7 @@ import (
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/event"
 	"github.com/postern-dev/postern/fault"
+	"github.com/postern-dev/postern/internal/chore"
 )
 
 // Defaults and limits of a queue. Each buffer has its byte limit here.
@@ -101,13 +102,12 @@ type Queue struct {
 	interrupt   context.CancelFunc              // of the poll under way
 	changed     chan struct{}                   // closed and replaced when a commit ends or leases come back, if someone waits
 	waiters     int                             // of changed
-	timing      *chore                          // what comes due
-	commitWake  chan struct{}                   // something is to be committed
-	commitNow   chan struct{}                   // and somebody waits for it
-	lettering   *chore
+	timing      *chore.Chore                    // what comes due
+	commits     *chore.Chore
+	lettering   *chore.Chore
 	letterTopic bool     // it is known to be there; of lettering alone
 	unburied    []*entry // dead letters to write
-	rejudging   *chore
+	rejudging   *chore.Chore
 	unjudged    []*entry // to be judged again (judge.go)
 	judgeError  error    // why they could not be judged
 	judgeSaid   string   // ... and was logged; of rejudging alone
@@ -116,11 +116,11 @@ type Queue struct {
 
 	// Of side topics (aside.go, prepare.go, move.go).
 	lookAgain   chan struct{} // in a share group, for the topics of its own
-	preparing   *chore
+	preparing   *chore.Chore
 	prepareWait time.Duration // after the last failure; of preparing alone
-	moving      *chore
+	moving      *chore.Chore
 	moveWait    time.Duration // after the last failure; of moving alone
-	followed    *chore
+	followed    *chore.Chore
 	moveAtOnce  int              // moveEvents; fewer in tests
 	follower    *broker.Follower // nil until something was put aside
 	following   []follow
@@ -191,14 +191,15 @@ func newQueue(o Options, kafka *broker.Client, mover Mover, instance Instance, s
 		log: log.With("subscription", o.Name), start: time.Now(), ctx: ctx, cancel: cancel,
 		trackers: map[broker.TopicPartition]*partition{}, expired: recent[ID]{most: maxExpired},
 		committing: make(chan struct{}, 1), changed: make(chan struct{}),
-		commitWake: make(chan struct{}, 1), commitNow: make(chan struct{}, 1), lookAgain: make(chan struct{}, 1),
+		lookAgain: make(chan struct{}, 1),
 	}
-	q.timing = newChore(&q.done, q.doTiming)
-	q.lettering = newChore(&q.done, q.doLettering)
-	q.rejudging = newChore(&q.done, q.doRejudging)
-	q.preparing = newChore(&q.done, q.doPreparing)
-	q.moving = newChore(&q.done, q.doMoving)
-	q.followed = newChore(&q.done, q.doFollowing)
+	q.commits = chore.New(&q.done, q.doCommits)
+	q.timing = chore.New(&q.done, q.doTiming)
+	q.lettering = chore.New(&q.done, q.doLettering)
+	q.rejudging = chore.New(&q.done, q.doRejudging)
+	q.preparing = chore.New(&q.done, q.doPreparing)
+	q.moving = chore.New(&q.done, q.doMoving)
+	q.followed = chore.New(&q.done, q.doFollowing)
 	return q
 }
 
@@ -235,16 +236,15 @@ func (q *Queue) open(ctx context.Context) error {
 		q.tellBegun(0)
 	}
 	q.done.Go(q.pollLoop)
-	q.done.Go(q.commitLoop)
 	for _, c := range q.chores() {
-		c.begin()
+		c.Begin()
 	}
 	return nil
 }
 
-// chores are the queue's; a share group has no use for the preparing and following.
-func (q *Queue) chores() []*chore {
-	return []*chore{q.timing, q.lettering, q.rejudging, q.preparing, q.moving, q.followed}
+// chores are the queue's; a share group has no use for commits, preparing and following.
+func (q *Queue) chores() []*chore.Chore {
+	return []*chore.Chore{q.commits, q.timing, q.lettering, q.rejudging, q.preparing, q.moving, q.followed}
 }
 
 // close commits, leaves the group and waits for the queue's goroutines.
@@ -265,7 +265,7 @@ func (q *Queue) closeFor(why error) {
 	}
 	q.cancel()
 	for _, c := range q.chores() {
-		c.end()
+		c.End()
 	}
 	q.done.Wait()
 	q.mu.Lock()

@@ -137,6 +137,13 @@ func (qs *Queues) Open(ctx context.Context, o Options) (*Queue, error) {
 	}
 }
 
+// Len is how many queues are open here, or being opened.
+func (qs *Queues) Len() int {
+	qs.mu.Lock()
+	defer qs.mu.Unlock()
+	return len(qs.running)
+}
+
 // Running gives the queue called name if it is open here.
 func (qs *Queues) Running(name string) *Queue {
 	qs.mu.Lock()

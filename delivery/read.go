@@ -194,7 +194,7 @@ func (q *Queue) take(p *partition, r *event.Record, v verdict) {
 		case settled:
 			q.touch(p)
 		case moving: // it is judged again where it goes
-			q.moving.ask()
+			q.moving.Ask()
 		default:
 			q.judged(p, e, v)
 		}

@@ -45,7 +45,7 @@ func (q *Queue) tellRedrives(sources []string) {
 	defer q.mu.Unlock()
 	q.expect(sources)
 	wake(q.lookAgain)
-	q.preparing.ask()
+	q.preparing.Ask()
 }
 
 // expect notes that there are redrive topics of sources. q.mu is held, or q not yet open.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-dev/postern/broker"
 	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/internal/chore"
 )
 
 // sharing is a queue of OrderQueue: its events come from a share group (KIP-932),
@@ -97,8 +98,8 @@ func (q *Queue) openShared(ctx context.Context) error {
 	q.done.Go(q.lagLoop)
 	q.done.Go(q.againLoop)
 	q.done.Go(q.seekLoop)
-	for _, c := range []*chore{q.timing, q.lettering, q.rejudging, q.moving} {
-		c.begin()
+	for _, c := range []*chore.Chore{q.timing, q.lettering, q.rejudging, q.moving} {
+		c.Begin()
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func (q *Queue) applySeeks() {
 		q.rotation = append(q.rotation, n)
 		q.touch(n)
 		if n.preparing {
-			q.preparing.ask()
+			q.preparing.Ask()
 		}
 		targets[p.at] = seek.Offset
 		q.log.Info("partition sought", "partition", p.at.String(), "from", p.position(), "to", seek.Offset, "epoch", seek.Epoch)
@@ -97,7 +97,7 @@ func (q *Queue) applySeeks() {
 	}
 	q.consumer.Resume(paused) // the partition it was may have been paused
 	q.consumer.Seek(targets)
-	wake(q.commitNow)
+	q.commits.Ask()
 }
 
 // drop forgets p and its side partitions. q.mu is held.
@@ -107,7 +107,7 @@ func (q *Queue) drop(p *partition, why string) {
 		q.forget(s, why)
 	}
 	if len(p.sides) > 0 {
-		q.followed.ask()
+		q.followed.Ask()
 	}
 	q.forget(p, why)
 }

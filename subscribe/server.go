@@ -32,7 +32,7 @@ type Tailer interface {
 
 // Drain tells that the gateway is about to stop.
 type Drain struct {
-	Began    <-chan struct{}
+	Began    context.Context // ended when the drain begins
 	Deadline func() time.Time
 }
 

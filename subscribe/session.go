@@ -24,6 +24,7 @@ import (
 
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/fault"
+	"github.com/postern-dev/postern/internal/chore"
 	"github.com/postern-dev/postern/internal/eventstream"
 	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
@@ -244,11 +245,11 @@ func (s *session) deliver(ctx context.Context, out *sender, ackOnSend bool) erro
 	var others sync.WaitGroup
 	defer others.Wait()
 	defer cancel(nil)
-	others.Go(func() {
-		if err := s.keepAlive(ctx, out); err != nil {
-			cancel(err)
-		}
-	})
+	alive := s.keepAlive(ctx, out, &others, cancel)
+	defer alive.End()
+	defer context.AfterFunc(s.server.drain.Began, alive.Ask)()
+	alive.AskIn(heartbeatEvery)
+	alive.Begin()
 	if err := s.sendLeases(ctx, out, s.resumed, ackOnSend); err != nil {
 		return err
 	}
@@ -309,30 +310,27 @@ func pause(ctx context.Context) {
 	}
 }
 
-// keepAlive sends a heartbeat when nothing was sent for a while, and the drain notice.
-func (s *session) keepAlive(ctx context.Context, out *sender) error {
-	ticker := time.NewTicker(heartbeatEvery)
-	defer ticker.Stop()
-	draining := s.server.drain.Began
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-draining:
-			draining = nil
+// keepAlive is what sends a heartbeat when nothing was sent for a while, and the drain
+// notice, and calls cancel when that fails.
+func (s *session) keepAlive(ctx context.Context, out *sender, group *sync.WaitGroup, cancel context.CancelCauseFunc) *chore.Chore {
+	var alive *chore.Chore
+	told := false
+	alive = chore.New(group, func() {
+		var err error
+		if !told && s.server.drain.Began.Err() != nil {
+			told = true
 			notice := &posternv1.Drain{Deadline: timestamppb.New(s.server.drain.Deadline()), Reason: "the gateway is stopping"}
-			if err := out.frame(ctx, &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Drain{Drain: notice}}); err != nil {
-				return err
-			}
-		case <-ticker.C:
-			if out.quietFor() < heartbeatEvery*9/10 {
-				continue
-			}
-			if err := out.frame(ctx, s.heartbeat(0)); err != nil {
-				return err
-			}
+			err = out.frame(ctx, &posternv1.SubscribeResponse{Frame: &posternv1.SubscribeResponse_Drain{Drain: notice}})
+		} else if out.quietFor() >= heartbeatEvery*9/10 {
+			err = out.frame(ctx, s.heartbeat(0))
 		}
-	}
+		if err != nil {
+			cancel(err)
+			return
+		}
+		alive.AskWithin(heartbeatEvery)
+	})
+	return alive
 }
 
 func (s *session) heartbeat(nonce uint64) *posternv1.SubscribeResponse {

@@ -4,51 +4,65 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/postern-dev/postern/internal/chore"
 )
 
-// govern changes the window when time does: at the end of a pause, for a probe,
-// with the next token; asks for consent when that is due; and calls leave
-// when the endpoint was disabled for long.
-func (p *Pusher) govern(ctx context.Context, leave func()) {
+// newGovernor makes what governs a run: until ctx ends, and calling leave when the
+// endpoint was disabled for long. Its goroutines are in group.
+func (p *Pusher) newGovernor(ctx context.Context, group *sync.WaitGroup, leave func()) *chore.Chore {
+	var governor *chore.Chore
 	var disabled time.Time // since when; zero: it is not
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
+	governor = chore.New(group, func() {
 		now := time.Now()
-		p.mu.Lock()
-		ask := p.health.AskNow(now)
-		p.adjust(now)
-		next, status := p.next, p.health.Status(now)
-		p.mu.Unlock()
-		p.metrics.health(status.State, status.Limit)
+		status, ask, due := p.govern(now)
 		if ask {
-			asking.Go(func() { p.ask(ctx) })
-		}
-		wake(p.wakeGatherer)
-		wait := time.Hour
-		if !next.IsZero() {
-			wait = max(next.Sub(now), 0)
+			group.Go(func() { p.ask(ctx) })
 		}
 		switch {
 		case status.State != Disabled:
 			disabled = time.Time{}
 		case disabled.IsZero():
 			disabled = now
-			wait = min(wait, disabledRest)
+			due = sooner(due, now.Add(disabledRest))
 		case now.Sub(disabled) < disabledRest:
-			wait = min(wait, disabledRest-now.Sub(disabled))
+			due = sooner(due, disabled.Add(disabledRest))
 		default:
 			leave()
 		}
-		timer.Reset(wait)
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-p.wakeGovernor:
+		if !due.IsZero() {
+			governor.AskIn(due.Sub(now))
 		}
+	})
+	return governor
+}
+
+// sooner is the sooner of two times, of which a zero one is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// govern changes the window when time does: at the end of a pause, for a probe, with
+// the next token. It says whether consent is to be asked for, and when to look again;
+// zero: when something changes.
+func (p *Pusher) govern(now time.Time) (status Status, ask bool, due time.Time) {
+	p.mu.Lock()
+	ask = p.health.AskNow(now)
+	p.adjust(now)
+	due, status = p.next, p.health.Status(now)
+	p.mu.Unlock()
+	p.metrics.health(status.State, status.Limit)
+	wake(p.wakeGatherer)
+	return status, ask, due
+}
+
+// regovern has the governor look now, while there is one.
+func (p *Pusher) regovern() {
+	if g := p.governor.Load(); g != nil {
+		g.Ask()
 	}
 }
 
@@ -63,7 +77,7 @@ func (p *Pusher) ask(ctx context.Context) {
 	change := p.health.Asked(consent, err, now)
 	p.adjust(now)
 	p.mu.Unlock()
-	wake(p.wakeGovernor)
+	p.regovern()
 	p.tell(change, false, now)
 }
 
@@ -99,7 +113,7 @@ func (p *Pusher) CalledBack(key string, perMinute int) bool {
 	p.adjust(now)
 	p.mu.Unlock()
 	if ok {
-		wake(p.wakeGovernor)
+		p.regovern()
 		wake(p.wakeGatherer)
 		p.tell(change, false, now)
 		p.log.Info("endpoint consented at its callback", "per_minute", perMinute)
@@ -125,7 +139,7 @@ func (p *Pusher) apply(r Record) {
 	after := p.health.Status(now)
 	p.adjust(now)
 	p.mu.Unlock()
-	wake(p.wakeGovernor)
+	p.regovern()
 	if before != after.State {
 		p.metrics.health(after.State, after.Limit)
 		p.log.Info("endpoint state taken over", "from", before, "state", after.State, "by", r.Instance, "by_hand", r.ByHand, "why", cut(after.Reason))
@@ -148,7 +162,7 @@ func (p *Pusher) byHand(do func(time.Time) Change) Status {
 	change := do(now)
 	p.adjust(now)
 	p.mu.Unlock()
-	wake(p.wakeGovernor)
+	p.regovern()
 	p.tell(change, true, now)
 	return p.Status()
 }
@@ -168,7 +182,7 @@ func (p *Pusher) tell(c Change, byHand bool, now time.Time) {
 	}
 	p.metrics.health(status.State, status.Limit)
 	if c.From != c.To {
-		wake(p.wakeGovernor)
+		p.regovern()
 	}
 	if c.Notice == "" {
 		return

@@ -2,6 +2,10 @@ package endpoint
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -15,8 +19,10 @@ type metrics struct {
 	state    metric.Int64Gauge
 	limit    metric.Int64Gauge
 	subject  metric.MeasurementOption
-	sets     map[string]measured // by class; filled when made, read only after
 	name     attribute.KeyValue
+
+	mu   sync.Mutex                          // of who adds a set
+	sets atomic.Pointer[map[string]measured] // by class, of those that were seen; never changed, replaced
 }
 
 // measured is a set of attributes as instruments take it: a list that is made once
@@ -28,7 +34,7 @@ type measured struct {
 
 // classes that every endpoint counts by; others are counted as "other".
 var classes = []string{
-	"ok", "status", "throttled", "gone", "redirect", "timeout", "refused", "reset", "dns", "tls", "guard", "auth", "key", "request", "code", "other",
+	"ok", "status", "throttled", "gone", "redirect", "timeout", "refused", "reset", "dns", "tls", "guard", "auth", "key", "request", "code",
 }
 
 func newMetrics(meter metric.Meter, subscription string) *metrics {
@@ -40,19 +46,35 @@ func newMetrics(meter metric.Meter, subscription string) *metrics {
 	limit, _ := meter.Int64Gauge("postern.webhook.endpoint.limit", metric.WithDescription("How many requests to the endpoint may be under way"))
 	m := &metrics{attempts: attempts, duration: duration, events: events, state: state, limit: limit, name: attribute.String("subscription", subscription)}
 	m.subject = metric.WithAttributeSet(attribute.NewSet(m.name))
-	m.sets = map[string]measured{}
-	for _, class := range classes {
-		set := metric.WithAttributeSet(attribute.NewSet(m.name, attribute.String("class", class)))
-		m.sets[class] = measured{[]metric.AddOption{set}, []metric.RecordOption{set}}
-	}
+	m.sets.Store(&map[string]measured{})
 	return m
 }
 
-func (m *metrics) attempt(o Outcome, events int, took time.Duration) {
-	set, ok := m.sets[o.Class]
-	if !ok {
-		set = m.sets["other"]
+// set gives a class's, and makes it when it is the first of its class: a thousand
+// endpoints that nothing is sent to have none.
+func (m *metrics) set(class string) measured {
+	if set, ok := (*m.sets.Load())[class]; ok {
+		return set
 	}
+	if !slices.Contains(classes, class) {
+		class = "other"
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := *m.sets.Load()
+	if set, ok := before[class]; ok {
+		return set
+	}
+	option := metric.WithAttributeSet(attribute.NewSet(m.name, attribute.String("class", class)))
+	set := measured{[]metric.AddOption{option}, []metric.RecordOption{option}}
+	sets := maps.Clone(before)
+	sets[class] = set
+	m.sets.Store(&sets)
+	return set
+}
+
+func (m *metrics) attempt(o Outcome, events int, took time.Duration) {
+	set := m.set(o.Class)
 	m.attempts.Add(context.Background(), 1, set.add...)
 	if events > 1 {
 		m.events.Add(context.Background(), int64(events), set.add...)

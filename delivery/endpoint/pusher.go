@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/event"
+	"github.com/postern-dev/postern/internal/chore"
 )
 
 // Pusher carries one subscription's events to one endpoint.
@@ -37,8 +39,8 @@ type Pusher struct {
 	offerKey  string
 	offeredAt time.Time
 
-	idle         chan []delivery.Lease // to a goroutine that waits for more
-	wakeGovernor chan struct{}
+	idle         chan []delivery.Lease       // to a goroutine that waits for more
+	governor     atomic.Pointer[chore.Chore] // while it runs
 	wakeGatherer chan struct{}
 }
 
@@ -53,7 +55,7 @@ func New(o Options, carrier Carrier, env Environment) *Pusher {
 		options: o, carrier: carrier, env: env, log: env.Log.With("subscription", o.Subscription, "host", o.Host),
 		metrics: newMetrics(env.Meter, o.Subscription), trail: newTrail(), seed: maphash.MakeSeed(),
 		health: NewHealth(o, asks, time.Now()), gather: newGatherer(o.Batch),
-		idle: make(chan []delivery.Lease), wakeGovernor: make(chan struct{}, 1), wakeGatherer: make(chan struct{}, 1),
+		idle: make(chan []delivery.Lease), wakeGatherer: make(chan struct{}, 1),
 	}
 }
 
@@ -119,7 +121,7 @@ func (p *Pusher) adjust(now time.Time) {
 	}
 	if next := p.health.Next(now); !next.Equal(p.next) {
 		p.next = next
-		wake(p.wakeGovernor)
+		p.regovern()
 	}
 }
 

@@ -421,7 +421,9 @@ func TestPusherThatIsToStopFinishesItsRequestsAndTakesNothingMore(t *testing.T) 
 		go func() { ended <- p.Run(ctx, s) }()
 		time.Sleep(1500 * time.Millisecond) // the second of each is under way
 		cancel()
-		<-ended
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("it ended with %v", err)
+		}
 		if under := len(c.times); len(s.settled) != under || under == 0 || under > 8 {
 			t.Errorf("%d requests were made and %d events settled", under, len(s.settled))
 		}

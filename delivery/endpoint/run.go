@@ -22,14 +22,17 @@ var ErrDisabled = errors.New("the endpoint is disabled")
 func (p *Pusher) Run(ctx context.Context, lender Lender) (ended error) {
 	governing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, leave := context.WithCancelCause(ctx)
-	var governor, attempts sync.WaitGroup
+	var governors, attempts sync.WaitGroup
+	governor := p.newGovernor(governing, &governors, func() { leave(ErrDisabled) })
 	p.mu.Lock()
 	p.lender, p.window = lender, -1
 	p.mu.Unlock()
 	if p.env.States != nil {
 		defer p.env.States.Watch(p.options.Subscription, p.apply)()
 	}
-	governor.Go(func() { p.govern(governing, func() { leave(ErrDisabled) }) })
+	p.governor.Store(governor)
+	governor.Ask()
+	governor.Begin()
 	defer func() {
 		if errors.Is(context.Cause(ctx), ErrDisabled) {
 			ended = ErrDisabled
@@ -37,7 +40,9 @@ func (p *Pusher) Run(ctx context.Context, lender Lender) (ended error) {
 		leave(nil)
 		attempts.Wait()
 		stop()
-		governor.Wait()
+		p.governor.Store(nil)
+		governor.End()
+		governors.Wait()
 		p.mu.Lock()
 		p.lender = nil
 		p.mu.Unlock()

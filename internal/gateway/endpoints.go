@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -77,46 +78,69 @@ func (g declaredEndpoints) Pusher(name string) (*endpoint.Pusher, error) {
 	return g.pusher(e.Spec, e.Spec.Queue().Retry)
 }
 
-func (g *Gateway) pushOnce(ctx context.Context, spec subscription.Spec) error {
-	// What is paused, disabled or sought must be known before anything is lent.
-	e, err := g.registry.Entry(ctx, spec.Name)
-	if err != nil {
+func (g *Gateway) pushOnce(ctx context.Context, spec *subscription.Spec) error {
+	p, err := g.openPushing(ctx, spec)
+	if p == nil || err != nil {
 		return err
 	}
-	if e.Problem != nil {
-		return e.Problem
-	}
-	g.endpoints.Await(ctx)
-	if g.rests(e) {
-		g.webhookRests(ctx, spec.Name)
-		return nil
-	}
-	options := spec.Queue()
-	pusher, err := g.pusher(spec, options.Retry)
-	if err != nil {
-		return err
-	}
-	defer pusher.Close()
-	defer g.endpoints.Begin(spec.Name, pusher)()
-	queue, err := g.queues.Open(ctx, options)
-	if err != nil {
-		return err
-	}
-	defer g.queues.Release(queue, 0)
-	// Nothing is lent before the pusher runs and knows its endpoint's state.
-	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook", Why: pusher.Why})
-	if err != nil {
-		return err
-	}
-	defer attachment.Detach(0)
-	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics, "host", pusher.Host())
-	err = pusher.Run(ctx, attachment)
-	if errors.Is(err, endpoint.ErrDisabled) {
+	defer p.close()
+	if err = p.pusher.Run(ctx, p.attachment); errors.Is(err, endpoint.ErrDisabled) {
 		g.log.Info("webhook subscription leaves its group: its endpoint is disabled", "subscription", spec.Name)
 		g.webhookRests(ctx, spec.Name)
 		return nil
 	}
 	return err
+}
+
+// pushing is a webhook that is ready to run.
+type pushing struct {
+	pusher     *endpoint.Pusher
+	attachment *delivery.Attachment
+	close      func()
+}
+
+// openPushing makes a webhook ready; nil: it rests. What waits while it runs does not
+// keep the stack that this needs: a thousand webhooks mostly wait.
+func (g *Gateway) openPushing(ctx context.Context, spec *subscription.Spec) (*pushing, error) {
+	// What is paused, disabled or sought must be known before anything is lent.
+	e, err := g.registry.Entry(ctx, spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if e.Problem != nil {
+		return nil, e.Problem
+	}
+	g.endpoints.Await(ctx)
+	if g.rests(e) {
+		g.webhookRests(ctx, spec.Name)
+		return nil, nil //nolint:nilnil // nothing runs, and nothing is wrong
+	}
+	options := spec.Queue()
+	pusher, err := g.pusher(*spec, options.Retry)
+	if err != nil {
+		return nil, err
+	}
+	ends := []func(){pusher.Close, g.endpoints.Begin(spec.Name, pusher)}
+	closeAll := func() {
+		for _, end := range slices.Backward(ends) {
+			end()
+		}
+	}
+	queue, err := g.queues.Open(ctx, options)
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	ends = append(ends, func() { g.queues.Release(queue, 0) })
+	// Nothing is lent before the pusher runs and knows its endpoint's state.
+	attachment, _, err := queue.Attach(delivery.AttachOptions{Window: delivery.Window{}, Lease: pusher.Lease(), Client: "webhook", Kind: "webhook", Why: pusher.Why})
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	ends = append(ends, func() { attachment.Detach(0) })
+	g.log.Info("webhook subscription runs", "subscription", spec.Name, "topics", spec.Topics, "host", pusher.Host())
+	return &pushing{pusher, attachment, closeAll}, nil
 }
 
 // rests reports whether a webhook has nothing to do until somebody says so.

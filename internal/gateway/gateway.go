@@ -55,8 +55,10 @@ type Gateway struct {
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	tends     bool
 
-	drainBegan    chan struct{}
-	drainDeadline atomic.Int64 // UnixNano
+	drained       context.Context // ended when the drain begins
+	beginDrain    context.CancelFunc
+	drainBegan    <-chan struct{} // drained's
+	drainDeadline atomic.Int64    // UnixNano
 }
 
 // Options are what no configuration sets.
@@ -74,7 +76,9 @@ type Options struct {
 // New builds a gateway of a valid configuration and opens its addresses.
 // Kafka need not be there yet.
 func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
-	g := &Gateway{config: c, log: o.Log, drainBegan: make(chan struct{}), dial: o.WebhookDial, tends: o.TendMemory}
+	g := &Gateway{config: c, log: o.Log, dial: o.WebhookDial, tends: o.TendMemory}
+	g.drained, g.beginDrain = context.WithCancel(context.Background())
+	g.drainBegan = g.drained.Done()
 	c.Kafka.Logger = o.Log
 	c.Kafka.EventLimit = publish.EventLimit(c.Publish, c.PublishRules())
 	var err error
@@ -138,7 +142,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	pushed := endpoints.NewServer(g.endpoints, policy, declaredEndpoints{g}, g.drainBegan)
 	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
 	tails.DescribeSubscriptions(g.declared)
-	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drainBegan, Deadline: g.deadline}, g.schemas)
+	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drained, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(g.subscriptionParts(policy))
 
 	g.server, err = server.New(g.config.Listen, server.Parts{
@@ -208,7 +212,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	go func() { served <- g.server.Run() }()
 	work.Go(func() { g.watchKafka(working) })
 	if g.tends {
-		work.Go(func() { tend(working) })
+		work.Go(func() { tend(working, g.queues.Len) })
 	}
 	var keeping sync.WaitGroup
 	keep, stopKeeping := context.WithCancel(working)
@@ -237,7 +241,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.drainDeadline.Store(time.Now().Add(g.config.DrainTimeout).UnixNano())
 	g.server.SetReady("draining")
 	g.log.Info("draining", "limit", g.config.DrainTimeout)
-	close(g.drainBegan)
+	g.beginDrain()
 	stopJobs()        // another instance goes on with them
 	stopRegistering() // no webhook begins any more
 	if err := <-registered; err != nil {

@@ -176,7 +176,7 @@ func ending(name string, is *subscription.Entry) error {
 
 // webhooks are the webhook subscriptions at work.
 type webhooks struct {
-	push func(ctx context.Context, ending <-chan struct{}, spec subscription.Spec)
+	push func(ctx context.Context, ending <-chan struct{}, spec *subscription.Spec)
 
 	mu      sync.Mutex
 	stopped bool
@@ -203,7 +203,7 @@ const webhookGrace = 5 * time.Second
 // resumed soon goes on at once. Then it costs no more than its specification.
 const webhookRest = time.Minute
 
-func newWebhooks(push func(context.Context, <-chan struct{}, subscription.Spec)) *webhooks {
+func newWebhooks(push func(context.Context, <-chan struct{}, *subscription.Spec)) *webhooks {
 	return &webhooks{push: push, running: map[string]*runningWebhook{}, all: map[*runningWebhook]bool{}}
 }
 
@@ -229,7 +229,7 @@ func (w *webhooks) begin(spec subscription.Spec) {
 		if before != nil {
 			<-before.done
 		}
-		w.push(ctx, r.ending, spec)
+		w.push(ctx, r.ending, &spec)
 	})
 }
 
@@ -295,7 +295,7 @@ const (
 )
 
 // push keeps one webhook subscription running.
-func (g *Gateway) push(ctx context.Context, ending <-chan struct{}, spec subscription.Spec) {
+func (g *Gateway) push(ctx context.Context, ending <-chan struct{}, spec *subscription.Spec) {
 	wait := pushRetryMin
 	for ctx.Err() == nil {
 		err := g.pushOnce(ctx, spec)

@@ -15,6 +15,10 @@ const (
 	// another twentieth). A lower target while there is little to do cost a burst its
 	// first seconds at half the speed: tried, and left.
 	gcPercent = 200
+	// fewQueues keep that target. What more of them hold is no longer small beside
+	// what passes through it: a thousand that begin left twice as much memory between
+	// what is live as with a target of 50.
+	fewQueues = 100
 	// tendEvery, busyCycles and quietTicks say when work has ended: fewer than two
 	// collections in two seconds, five times in a row.
 	tendEvery  = 2 * time.Second
@@ -26,6 +30,11 @@ const (
 	leastGCPercent = 50
 )
 
+// busyPercent is the collector's target while n queues are at work.
+func busyPercent(n int) int {
+	return max(leastGCPercent, gcPercent*fewQueues/max(n, fewQueues))
+}
+
 // idlePercent is the collector's target while there is little to do and live bytes
 // are held. What holds little keeps the target of work, so that a burst is not slowed.
 func idlePercent(live uint64) int {
@@ -34,7 +43,7 @@ func idlePercent(live uint64) int {
 
 // tend sets the collector's target, and gives memory back when work has ended: a
 // sidecar with nothing to do should weigh little.
-func tend(ctx context.Context) {
+func tend(ctx context.Context, queues func() int) {
 	samples := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
 	count := func() uint64 {
 		metrics.Read(samples)
@@ -63,9 +72,10 @@ func tend(ctx context.Context) {
 			debug.FreeOSMemory()
 			now = count() // its own collections are no work
 		}
-		want := gcPercent
+		busy := busyPercent(queues())
+		want := busy
 		if quiet >= quietTicks {
-			want = idlePercent(samples[1].Value.Uint64())
+			want = min(busy, idlePercent(samples[1].Value.Uint64()))
 		}
 		// Not for every small change: each stops the world.
 		if diff := want - percent; want == gcPercent && percent != want || diff < -10 || diff > 10 {

@@ -9,3 +9,11 @@ func TestIdleGatewayThatHoldsMuchIsCollectedMoreOften(t *testing.T) {
 		}
 	}
 }
+
+func TestGatewayOfManySubscriptionsIsCollectedMoreOften(t *testing.T) {
+	for queues, want := range map[int]int{0: gcPercent, 1: gcPercent, 100: gcPercent, 200: 100, 1000: leastGCPercent} {
+		if got := busyPercent(queues); got != want {
+			t.Errorf("%d queues: %d, want %d", queues, got, want)
+		}
+	}
+}

@@ -24,6 +24,7 @@ import (
 // stream each, idle webhooks, and with events of one topic that all of them read. A
 // process of as many bare group clients is what they are held against.
 const (
+	crowdSettle = 30 * time.Second // after the last join, until collectors and scavengers rest
 	crowdWatch  = 20 * time.Second // of idleness, and of traffic
 	crowdEvents = 100              // published during it, read by every subscription
 	crowdConns  = 10               // the streams' connections
@@ -128,7 +129,7 @@ func crowd(ctx context.Context, s settings, n int) error {
 					return err
 				}
 			}
-			time.Sleep(settle)
+			time.Sleep(crowdSettle)
 			before, _, err1 := p.usage()
 			if s.profiles != "" && p.admin != "" {
 				if err := crowdProfiles(p.admin, filepath.Join(s.profiles, strings.ReplaceAll(c.name, " ", "-"))); err != nil {

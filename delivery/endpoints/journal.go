@@ -43,6 +43,7 @@ const (
 	// together, which costs a tenth of writing each by itself.
 	journalEvery = 100 * time.Millisecond
 	journalBatch = 2000
+	journalBytes = 2 << 20 // or that much of them
 	// maxJournal bounds what waits.
 	maxJournal      = 8 << 20
 	maxNotices      = 1000
@@ -115,7 +116,7 @@ func (j *journal) wake() {
 	if len(j.attempts)+len(j.notices) > 0 {
 		signal(j.some)
 	}
-	if len(j.attempts) >= journalBatch {
+	if len(j.attempts) >= journalBatch || j.bytes >= journalBytes {
 		signal(j.full)
 	}
 }

@@ -64,6 +64,18 @@ func TestEachAttemptIsReadBackAsItWasMade(t *testing.T) {
 	}
 }
 
+func TestLargeAttemptsAreWrittenLongBeforeTheyFillTheJournal(t *testing.T) {
+	j := testJournal(&kept{})
+	a := testAttempt(1)
+	a.Why = strings.Repeat("w", 4<<10)
+	for range maxJournal / 2 / len(a.Why) {
+		j.Attempted(a)
+	}
+	if len(j.full) == 0 {
+		t.Errorf("%d attempts of %d bytes wait for more", len(j.attempts), len(a.Why))
+	}
+}
+
 func TestAttemptsBeyondWhatMayWaitAreDroppedAndTheRestIsKept(t *testing.T) {
 	k := &kept{}
 	j := testJournal(k)

@@ -78,7 +78,7 @@ func tend(ctx context.Context, queues func() int) {
 			want = min(busy, idlePercent(samples[1].Value.Uint64()))
 		}
 		// Not for every small change: each stops the world.
-		if diff := want - percent; want == gcPercent && percent != want || diff < -10 || diff > 10 {
+		if diff := want - percent; want == busy && percent != want || diff < -10 || diff > 10 {
 			percent = want
 			debug.SetGCPercent(percent)
 		}

@@ -16,8 +16,8 @@ const (
 	// first seconds at half the speed: tried, and left.
 	gcPercent = 200
 	// fewQueues keep that target. What more of them hold is no longer small beside
-	// what passes through it: a thousand that begin left twice as much memory between
-	// what is live as with a target of 50.
+	// what passes through it: a thousand that begin left half as much memory again
+	// between what is live as with a target of 50.
 	fewQueues = 100
 	// tendEvery, busyCycles and quietTicks say when work has ended: fewer than two
 	// collections in two seconds, five times in a row.

@@ -37,12 +37,9 @@ func crowd(ctx context.Context, s settings, n int) error {
 		return err
 	}
 	defer b.close()
-	topic, err := b.topic(ctx)
-	if err != nil {
-		return err
-	}
+	topic := "" // each contender's own: what others published would be a backlog
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%d subscriptions, all of one topic of %d partitions\tRSS, above none\tof a core, idle\twith %d events in %s: CPU us a delivery\n", n, partitions, crowdEvents, crowdWatch)
+	fmt.Fprintf(w, "%d subscriptions, all of one topic of %d partitions\tRSS, above none\tof a core, idle\twith %d events in %s: CPU us a delivery\tRSS %s after it\n", n, partitions, crowdEvents, crowdWatch, crowdSettle)
 	sink, err := newSink(nil)
 	if err != nil {
 		return err
@@ -112,6 +109,10 @@ func crowd(ctx context.Context, s settings, n int) error {
 			continue
 		}
 		if err := func() error {
+			var err error
+			if topic, err = b.topic(ctx); err != nil {
+				return err
+			}
 			p, end, err := c.begin()
 			if err != nil {
 				return err
@@ -167,10 +168,12 @@ func crowd(ctx context.Context, s settings, n int) error {
 					time.Sleep(100 * time.Millisecond)
 				}
 				ended, _, err2 := p.usage()
-				if err := errors.Join(err1, err2); err != nil {
+				time.Sleep(crowdSettle)
+				_, rss, err3 := p.usage()
+				if err := errors.Join(err1, err2, err3); err != nil {
 					return err
 				}
-				fmt.Fprintf(w, "\t%.1f", (ended-began)*1e6/float64(want))
+				fmt.Fprintf(w, "\t%.1f\t%.1f KiB each", (ended-began)*1e6/float64(want), float64(rss-none)*1024/float64(n))
 			}
 			fmt.Fprintln(w)
 			return nil

@@ -91,20 +91,22 @@ func (c *Client) Partitions(ctx context.Context, topic string) (int32, error) {
 // Range is the offsets a partition holds: [Start, End).
 type Range struct{ Start, End int64 }
 
+// whole is what was listed if Kafka told it of every partition.
+func whole(listed kadm.ListedOffsets, err error) (kadm.ListedOffsets, error) {
+	if err == nil {
+		err = listed.Error()
+	}
+	return listed, err
+}
+
 // Ranges gives each partition of topic its range. End is the last stable
 // offset's: what a read_committed reader may reach now.
 func (c *Client) Ranges(ctx context.Context, topic string) (map[int32]Range, error) {
-	start, err := c.admin.ListStartOffsets(ctx, topic)
-	if err == nil {
-		err = start.Error()
-	}
+	start, err := whole(c.admin.ListStartOffsets(ctx, topic))
 	if err != nil {
 		return nil, fault.Of(toFault(err, "find the start of "+topic)).With("topic", topic)
 	}
-	end, err := c.admin.ListCommittedOffsets(ctx, topic)
-	if err == nil {
-		err = end.Error()
-	}
+	end, err := whole(c.admin.ListCommittedOffsets(ctx, topic))
 	if err != nil {
 		return nil, fault.Of(toFault(err, "find the end of "+topic)).With("topic", topic)
 	}
@@ -118,10 +120,7 @@ func (c *Client) Ranges(ctx context.Context, topic string) (map[int32]Range, err
 
 // OffsetsAt gives each partition of topic the first offset at or after t.
 func (c *Client) OffsetsAt(ctx context.Context, topic string, t time.Time) (map[int32]int64, error) {
-	listed, err := c.admin.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic)
-	if err == nil {
-		err = listed.Error()
-	}
+	listed, err := whole(c.admin.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic))
 	if err != nil {
 		return nil, fault.Of(toFault(err, "find a time in "+topic)).With("topic", topic)
 	}

@@ -33,17 +33,11 @@ func (c *Client) Ends(ctx context.Context, topics ...string) (map[TopicPartition
 // and is not counted by Ends and Ranges.
 func (c *Client) Undecided(ctx context.Context, topics ...string) ([]TopicPartition, error) {
 	// In this order: what is written between the two questions must not look undecided.
-	written, err := c.admin.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = written.Error()
-	}
+	written, err := whole(c.admin.ListEndOffsets(ctx, topics...))
 	if err != nil {
 		return nil, toFault(err, "find what is stored")
 	}
-	stable, err := c.admin.ListCommittedOffsets(ctx, topics...)
-	if err == nil {
-		err = stable.Error()
-	}
+	stable, err := whole(c.admin.ListCommittedOffsets(ctx, topics...))
 	if err != nil {
 		return nil, toFault(err, "find what can be read")
 	}

@@ -152,11 +152,9 @@ func (a *Attachment) Next(ctx context.Context) ([]Lease, []Revocation, error) {
 // that need not be woken for it.
 func (a *Attachment) Settle(settlements []Settlement, next []Lease) ([]Result, []Lease) {
 	q := a.queue
-	results := make([]Result, len(settlements))
-	var t Ticket
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.settleAll(settlements, results, &t)
+	results := q.settleAll(settlements, &Ticket{})
 	q.lend()
 	n := min(len(a.pending), cap(next)-len(next))
 	next = append(next, a.pending[:n]...)

@@ -26,17 +26,17 @@ func (q *Queue) SettleMore(settlements []Settlement, t *Ticket) []Result {
 	if len(settlements) == 0 {
 		return nil
 	}
-	results := make([]Result, len(settlements))
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.settleAll(settlements, results, t)
+	results := q.settleAll(settlements, t)
 	q.dispatch()
 	q.checkRoom()
 	return results
 }
 
 // settleAll applies settlements and answers each. q.mu is held.
-func (q *Queue) settleAll(settlements []Settlement, results []Result, t *Ticket) {
+func (q *Queue) settleAll(settlements []Settlement, t *Ticket) []Result {
+	results := make([]Result, len(settlements))
 	now := q.now()
 	for i := range settlements {
 		p := q.settleOne(&settlements[i], now, &results[i])
@@ -44,6 +44,7 @@ func (q *Queue) settleAll(settlements []Settlement, results []Result, t *Ticket)
 			t.note(p)
 		}
 	}
+	return results
 }
 
 // Ack is Settle with Ack for all ids; it answers only those that were not taken,

@@ -304,7 +304,8 @@ func (f *file) syntax(err error) error {
 var environment = regexp.MustCompile(`\$\{env:([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}`)
 
 // resolve replaces ${env:NAME} (or ${env:NAME:-default}) in scalars and the
-// mapping {file: PATH} by the file's content without its last line break.
+// mapping {file: PATH} by the file's content without its last line break. The other
+// values stand alone then.
 func resolve(n ast.Node, fail func(ast.Node, error)) ast.Node {
 	switch n := n.(type) {
 	case *ast.MappingNode:

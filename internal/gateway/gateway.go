@@ -57,8 +57,7 @@ type Gateway struct {
 
 	drained       context.Context // ended when the drain begins
 	beginDrain    context.CancelFunc
-	drainBegan    <-chan struct{} // drained's
-	drainDeadline atomic.Int64    // UnixNano
+	drainDeadline atomic.Int64 // UnixNano
 }
 
 // Options are what no configuration sets.
@@ -78,7 +77,6 @@ type Options struct {
 func New(ctx context.Context, c config.Config, o Options) (*Gateway, error) {
 	g := &Gateway{config: c, log: o.Log, dial: o.WebhookDial, tends: o.TendMemory}
 	g.drained, g.beginDrain = context.WithCancel(context.Background())
-	g.drainBegan = g.drained.Done()
 	c.Kafka.Logger = o.Log
 	c.Kafka.EventLimit = publish.EventLimit(c.Publish, c.PublishRules())
 	var err error
@@ -125,7 +123,7 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	policy := authz.Open().Reserve(g.config.TopicsPrefix)
 	publisher := publish.New(g.config.Publish, publish.Parts{
 		Policy: policy, Rules: g.config.PublishRules(), Schemas: g.schemas, Producer: g.producer, Topics: g.kafka,
-		Tracer: g.telemetry.Tracer, Root: g.telemetry.Root, Sample: g.telemetry.Sample, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drainBegan, DrainTime: g.deadline,
+		Tracer: g.telemetry.Tracer, Root: g.telemetry.Root, Sample: g.telemetry.Sample, Meter: g.telemetry.Meter, Log: g.log, Draining: g.drained.Done(), DrainTime: g.deadline,
 		RatePerMinute: int(60 * g.config.Limits.PerIdentity.RequestsPerSecond),
 	})
 	g.mover = g.kafka.NewMover()
@@ -139,8 +137,8 @@ func (g *Gateway) build(ctx context.Context, o Options) error {
 	if err := g.buildSubscriptions(); err != nil {
 		return err
 	}
-	pushed := endpoints.NewServer(g.endpoints, policy, declaredEndpoints{g}, g.drainBegan)
-	tails := tail.NewServer(g.kafka, policy, g.drainBegan, g.deadline, g.schemas)
+	pushed := endpoints.NewServer(g.endpoints, policy, declaredEndpoints{g}, g.drained.Done())
+	tails := tail.NewServer(g.kafka, policy, g.drained.Done(), g.deadline, g.schemas)
 	tails.DescribeSubscriptions(g.declared)
 	subscriber := subscribe.NewServer(g.queues, g.registry, policy, validator, tails, subscribe.Drain{Began: g.drained, Deadline: g.deadline}, g.schemas)
 	subscriptions := subscription.NewServer(g.subscriptionParts(policy))
@@ -326,7 +324,7 @@ func (g *Gateway) watchKafka(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-g.drainBegan:
+		case <-g.drained.Done():
 			return
 		case <-ticker.C:
 		}
@@ -335,7 +333,7 @@ func (g *Gateway) watchKafka(ctx context.Context) {
 
 func (g *Gateway) isDraining() bool {
 	select {
-	case <-g.drainBegan:
+	case <-g.drained.Done():
 		return true
 	default:
 		return false

@@ -313,7 +313,7 @@ func (g *Gateway) push(ctx context.Context, ending <-chan struct{}, spec *subscr
 		case <-ctx.Done():
 		case <-ending:
 			return
-		case <-g.drainBegan:
+		case <-g.drained.Done():
 		}
 		wait = min(wait*2, pushRetryMax)
 	}

@@ -207,7 +207,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 	if r.Key != nil {
 		if utf8.Valid(r.Key) {
 			comma("key")
-			b = appendString(b, string(r.Key))
+			b = appendText(b, r.Key)
 		} else {
 			comma("key_base64")
 			b = appendBase64(b, r.Key)
@@ -222,7 +222,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 		b = append(b, r.Value...)
 	case utf8.Valid(r.Value):
 		comma("value")
-		b = appendString(b, string(r.Value))
+		b = appendText(b, r.Value)
 	default:
 		comma("value_base64")
 		b = appendBase64(b, r.Value)
@@ -245,7 +245,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 			case h.Value == nil:
 				b = append(b, "null"...)
 			case utf8.Valid(h.Value):
-				b = appendString(b, string(h.Value))
+				b = appendText(b, h.Value)
 			default:
 				b = append(appendBase64(append(b, `{"base64":`...), h.Value), '}')
 			}

@@ -14,8 +14,8 @@ import (
 // requests and answers is in internal/gateway (the batch, the handshake, the
 // protobuf format).
 
-// binary reads a request in binary mode: the required attributes and more, as name, value pairs.
-func binary(t *testing.T, more ...string) (Event, error) {
+// binaryMode reads a request in binary mode: the required attributes and more, as name, value pairs.
+func binaryMode(t *testing.T, more ...string) (Event, error) {
 	t.Helper()
 	h := http.Header{"Ce-Specversion": {"1.0"}, "Ce-Id": {"1"}, "Ce-Source": {"/s"}, "Ce-Type": {"t"}, "Content-Type": {"text/plain"}}
 	for i := 0; i < len(more); i += 2 {
@@ -66,18 +66,18 @@ func TestSpecification(t *testing.T) {
 		// spec.md
 		{"spec, naming conventions: names are lower-case letters and digits", func(t *testing.T) {
 			for _, bad := range []string{"ce-up_per", "ce-h-yphen"} {
-				if _, err := binary(t, bad, "x"); err == nil {
+				if _, err := binaryMode(t, bad, "x"); err == nil {
 					t.Errorf("%s is taken", bad)
 				}
 			}
 			_, err := structured(t, `,"Upper":"x"`)
 			refused(t, err, "Upper")
-			if e, err := binary(t, "ce-ext1", "x"); err != nil || e.Extension("ext1") != "x" {
+			if e, err := binaryMode(t, "ce-ext1", "x"); err != nil || e.Extension("ext1") != "x" {
 				t.Errorf("%v %v", e.Extensions, err)
 			}
 		}},
 		{"spec, naming conventions: no attribute is called data", func(t *testing.T) {
-			_, err := binary(t, "ce-data", "x")
+			_, err := binaryMode(t, "ce-data", "x")
 			refused(t, err, "ce-data")
 		}},
 		{"spec, source and dataschema: a URI-reference and a URI", func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestSpecification(t *testing.T) {
 			}
 		}},
 		{"spec, time: the first moment of year 1 is not taken for none", func(t *testing.T) {
-			_, err := binary(t, "ce-time", "0001-01-01T00:00:00Z")
+			_, err := binaryMode(t, "ce-time", "0001-01-01T00:00:00Z")
 			refused(t, err, "ce-time")
 			_, err = structured(t, `,"time":"0001-01-01T00:00:00Z"`)
 			refused(t, err, "time")
@@ -159,7 +159,7 @@ func TestSpecification(t *testing.T) {
 		}},
 		{"spec, REQUIRED attributes: id, source, type and specversion are there", func(t *testing.T) {
 			for _, name := range []string{"id", "source", "type", "specversion"} {
-				_, err := binary(t, "Ce-"+name, "-")
+				_, err := binaryMode(t, "Ce-"+name, "-")
 				refused(t, err, name)
 				_, err = FromStructuredJSON([]byte(strings.Replace(`{"specversion":"1.0","id":"1","source":"/s","type":"t"}`, `"`+name+`"`, `"other"`, 1)))
 				refused(t, err, name)
@@ -169,49 +169,49 @@ func TestSpecification(t *testing.T) {
 		}},
 		{"spec, REQUIRED attributes: none is empty", func(t *testing.T) {
 			for _, name := range []string{"id", "source", "type"} {
-				_, err := binary(t, "Ce-"+name, "")
+				_, err := binaryMode(t, "Ce-"+name, "")
 				refused(t, err, name)
 			}
 		}},
 		{"spec, source: it is a URI reference", func(t *testing.T) {
-			_, err := binary(t, "Ce-Source", "http://[")
+			_, err := binaryMode(t, "Ce-Source", "http://[")
 			refused(t, err, "source")
 			for _, good := range []string{"https://github.com/cloudevents", "mailto:a@example.com", "urn:uuid:6e8bc430-9c3a-11d9-9669-0800200c9a66", "/sensors/tn-1", "1-555-123-4567"} {
-				if _, err := binary(t, "Ce-Source", good); err != nil {
+				if _, err := binaryMode(t, "Ce-Source", good); err != nil {
 					t.Errorf("%s: %v", good, err)
 				}
 			}
 		}},
 		{"spec, specversion: only 1.0 is read as 1.0", func(t *testing.T) {
-			_, err := binary(t, "Ce-Specversion", "0.3")
+			_, err := binaryMode(t, "Ce-Specversion", "0.3")
 			refused(t, err, "specversion")
 		}},
 		{"spec, datacontenttype: it is a media type", func(t *testing.T) {
 			for _, bad := range []string{"json", "application/", "a b/c", "application/json; charset"} {
-				_, err := binary(t, "Content-Type", bad)
+				_, err := binaryMode(t, "Content-Type", bad)
 				refused(t, err, "datacontenttype")
 			}
 			for _, good := range []string{"application/json", "application/vnd.x+json; charset=utf-8", `multipart/form-data; boundary="a b"`} {
-				if _, err := binary(t, "Content-Type", good); err != nil {
+				if _, err := binaryMode(t, "Content-Type", good); err != nil {
 					t.Errorf("%s: %v", good, err)
 				}
 			}
 		}},
 		{"spec, dataschema: it is an absolute URI", func(t *testing.T) {
 			for _, bad := range []string{"/relative", ""} {
-				_, err := binary(t, "Ce-Dataschema", bad)
+				_, err := binaryMode(t, "Ce-Dataschema", bad)
 				refused(t, err, "dataschema")
 			}
 		}},
 		{"spec, subject: it is not empty", func(t *testing.T) {
-			_, err := binary(t, "Ce-Subject", "")
+			_, err := binaryMode(t, "Ce-Subject", "")
 			refused(t, err, "subject")
 		}},
 		{"spec, time: it is of RFC 3339, and stays the same instant", func(t *testing.T) {
-			_, err := binary(t, "Ce-Time", "31 January 2026")
+			_, err := binaryMode(t, "Ce-Time", "31 January 2026")
 			refused(t, err, "time")
 			for _, good := range []string{"2026-01-31T10:00:00Z", "2026-01-31T10:00:00.123456789+05:30", "2026-01-31t10:00:00z"} {
-				e, err := binary(t, "Ce-Time", good)
+				e, err := binaryMode(t, "Ce-Time", good)
 				want, _ := time.Parse(time.RFC3339Nano, strings.ToUpper(good))
 				back := e.Record("t").Event()
 				if err != nil || !e.Time.Equal(want) || !back.Time.Equal(want) {
@@ -231,7 +231,7 @@ func TestSpecification(t *testing.T) {
 			}
 		}},
 		{"HTTP 3.1.1: Content-Type is datacontenttype, both ways", func(t *testing.T) {
-			e, err := binary(t, "Content-Type", "image/png")
+			e, err := binaryMode(t, "Content-Type", "image/png")
 			if err != nil || e.ContentType != "image/png" {
 				t.Errorf("%q %v", e.ContentType, err)
 			}
@@ -242,9 +242,9 @@ func TestSpecification(t *testing.T) {
 			}
 		}},
 		{"HTTP 3.1.1: ce-datacontenttype is in no message", func(t *testing.T) {
-			_, err := binary(t, "Ce-Datacontenttype", "text/plain")
+			_, err := binaryMode(t, "Ce-Datacontenttype", "text/plain")
 			refused(t, err, "ce-datacontenttype")
-			e, _ := binary(t)
+			e, _ := binaryMode(t)
 			out := http.Header{}
 			e.SetHTTPBinary(out)
 			if _, there := out["Ce-Datacontenttype"]; there {
@@ -260,7 +260,7 @@ func TestSpecification(t *testing.T) {
 		}},
 		{"HTTP 3.1.3: every attribute has a header of its own, both ways", func(t *testing.T) {
 			in := []string{"Ce-Subject", "s", "Ce-Time", "2026-01-31T10:00:00Z", "Ce-Dataschema", "https://example.com/s", "Ce-Ext1", "x", "Ce-Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-			e, err := binary(t, in...)
+			e, err := binaryMode(t, in...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -287,14 +287,14 @@ func TestSpecification(t *testing.T) {
 		}},
 		{"HTTP 3.1.3.2: what is read is unquoted, then percent-decoded once", func(t *testing.T) {
 			for in, want := range map[string]string{`"a \"b\" \\"`: `a "b" \`, "%2525": "%25", "%41%62": "Ab", "%e2%82%ac": "\u20ac"} {
-				if e, err := binary(t, "Ce-Subject", in); err != nil || e.Subject != want {
+				if e, err := binaryMode(t, "Ce-Subject", in); err != nil || e.Subject != want {
 					t.Errorf("%q is read %q, want %q (%v)", in, e.Subject, want, err)
 				}
 			}
 		}},
 		{"HTTP 3.1.3.2: what decodes to no UTF-8 is refused", func(t *testing.T) {
 			for _, bad := range []string{"%C0%A0", "%ED%A0%80", "%FF"} {
-				_, err := binary(t, "Ce-Subject", bad)
+				_, err := binaryMode(t, "Ce-Subject", bad)
 				refused(t, err, "ce-subject")
 			}
 		}},
@@ -310,7 +310,7 @@ func TestSpecification(t *testing.T) {
 
 		// bindings/kafka-protocol-binding.md
 		{"Kafka 1.3, 3.2.2: data is the value as it is, and no data is no value", func(t *testing.T) {
-			e, err := binary(t)
+			e, err := binaryMode(t)
 			if err != nil || string(e.Record("t").Value) != "body" {
 				t.Errorf("%v", err)
 			}
@@ -324,33 +324,33 @@ func TestSpecification(t *testing.T) {
 			}
 		}},
 		{"Kafka 3.1: the key given is the record's key", func(t *testing.T) {
-			e, _ := binary(t, "Ce-Partitionkey", "attribute")
+			e, _ := binaryMode(t, "Ce-Partitionkey", "attribute")
 			e.Key = []byte("given")
 			if got := string(e.Record("t").Key); got != "given" {
 				t.Errorf("%q", got)
 			}
 		}},
 		{"Kafka 3.1: mapping a key changes nothing of the event", func(t *testing.T) {
-			e, _ := binary(t, "Ce-Partitionkey", "pk")
+			e, _ := binaryMode(t, "Ce-Partitionkey", "pk")
 			r := e.Record("t")
 			if string(r.Key) != "pk" || recordHeaders(e)["ce_partitionkey"] != "pk" {
 				t.Errorf("%q %v", r.Key, r.Headers)
 			}
-			plain, _ := binary(t)
+			plain, _ := binaryMode(t)
 			plain.Key = []byte("k")
 			if _, there := recordHeaders(plain)["ce_partitionkey"]; there {
 				t.Error("a key became an attribute")
 			}
 		}},
 		{"Kafka 3.2.1: content-type is datacontenttype, both ways", func(t *testing.T) {
-			e, _ := binary(t, "Content-Type", "image/png")
+			e, _ := binaryMode(t, "Content-Type", "image/png")
 			r := e.Record("t")
 			if recordHeaders(e)["content-type"] != "image/png" || r.Event().ContentType != "image/png" {
 				t.Errorf("%v", r.Headers)
 			}
 		}},
 		{"Kafka 3.2.3: attributes are ce_ headers in UTF-8 without percent-encoding, both ways", func(t *testing.T) {
-			e, err := binary(t, "Ce-Subject", "caf%C3%A9%20%22x%22", "Ce-Ext1", "%E2%82%AC")
+			e, err := binaryMode(t, "Ce-Subject", "caf%C3%A9%20%22x%22", "Ce-Ext1", "%E2%82%AC")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -364,7 +364,7 @@ func TestSpecification(t *testing.T) {
 			}
 		}},
 		{"Kafka 3.3.1, 3.3.2: structured mode has its media type and the whole event in the value", func(t *testing.T) {
-			e, _ := binary(t, "Ce-Subject", "s", "Ce-Ext1", "x")
+			e, _ := binaryMode(t, "Ce-Subject", "s", "Ce-Ext1", "x")
 			r := e.StructuredRecord("t")
 			content, _ := r.Header("content-type")
 			back, err := FromStructuredJSON(r.Value)
@@ -435,7 +435,7 @@ func TestSpecification(t *testing.T) {
 
 		// extensions/partitioning.md
 		{"partitioning: partitionkey is not empty", func(t *testing.T) {
-			_, err := binary(t, "Ce-Partitionkey", "")
+			_, err := binaryMode(t, "Ce-Partitionkey", "")
 			refused(t, err, "partitionkey")
 			_, err = structured(t, `,"partitionkey":""`)
 			refused(t, err, "partitionkey")
@@ -443,14 +443,14 @@ func TestSpecification(t *testing.T) {
 
 		// extensions/distributed-tracing.md
 		{"distributed tracing: a hop's own headers do not become the extension", func(t *testing.T) {
-			e, err := binary(t, "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "Tracestate", "a=b")
+			e, err := binaryMode(t, "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "Tracestate", "a=b")
 			if got := recordHeaders(e); err != nil || got["ce_traceparent"] != "" || got["ce_tracestate"] != "" {
 				t.Errorf("%v %v", got, err)
 			}
 		}},
 		{"distributed tracing: the extension keeps the origin's trace", func(t *testing.T) {
 			origin := "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-01"
-			e, err := binary(t, "Ce-Traceparent", origin, "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+			e, err := binaryMode(t, "Ce-Traceparent", origin, "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 			if got := recordHeaders(e); err != nil || got["ce_traceparent"] != origin {
 				t.Errorf("%v %v", got, err)
 			}

@@ -284,7 +284,7 @@ func (e *Event) AppendStructuredJSON(b []byte) []byte {
 	case (e.ContentType == "" || IsJSON(e.ContentType)) && validCompactJSON(e.Data):
 		b = append(append(b, `,"data":`...), e.Data...)
 	case strings.HasPrefix(e.ContentType, "text/") && utf8.Valid(e.Data):
-		b = appendString(append(b, `,"data":`...), string(e.Data))
+		b = appendText(append(b, `,"data":`...), e.Data)
 	default:
 		b = appendBase64(append(b, `,"data_base64":`...), e.Data)
 	}
@@ -294,14 +294,6 @@ func (e *Event) AppendStructuredJSON(b []byte) []byte {
 // validCompactJSON reports whether data may stand in a line of NDJSON as it is.
 func validCompactJSON(data []byte) bool {
 	return json.Valid(data) && !bytes.ContainsAny(data, "\r\n") && utf8.Valid(data)
-}
-
-func appendString(b []byte, s string) []byte {
-	q, err := json.Marshal(s) // a string always marshals
-	if err != nil {
-		return append(b, `""`...)
-	}
-	return append(b, q...)
 }
 
 func appendBase64(b, data []byte) []byte {

@@ -114,7 +114,7 @@ func (s *session) serveText(ctx context.Context, text *eventstream.Writer, token
 		return nil
 	}, func(leases []delivery.Lease) error {
 		for i := range leases {
-			if err := text.Write("delivery", token, appendDelivery(nil, &leases[i])); err != nil {
+			if err := text.End(appendDelivery(text.Begin("delivery", token), &leases[i])); err != nil {
 				return err
 			}
 		}

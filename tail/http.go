@@ -67,7 +67,7 @@ func (s *Server) Events(w http.ResponseWriter, r *http.Request) error {
 			at.pass(record)
 			text := at.String()
 			seen, viewError := s.show(r.Context(), record, asJSON)
-			if err := out.Write("event", text, appendLine(nil, seen, text, viewError)); err != nil {
+			if err := out.End(appendLine(out.Begin("event", text), seen, text, viewError)); err != nil {
 				return err
 			}
 		}

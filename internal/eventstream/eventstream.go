@@ -4,11 +4,11 @@
 package eventstream
 
 import (
-	"bufio"
 	"mime"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postern-dev/postern/event"
@@ -25,11 +25,20 @@ const (
 // is cut: what it does not read is held by us.
 const writeTimeout = 30 * time.Second
 
+// What is written is gathered up to gather bytes, in a buffer that writers share: one
+// without events has none. A buffer that a large event has grown beyond keep is not kept.
+const (
+	gather = 64 << 10
+	keep   = 4 * gather
+)
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, gather+gather/8); return &b }}
+
 // Writer writes events to one client. Not for concurrent use.
 type Writer struct {
 	response http.ResponseWriter
 	control  *http.ResponseController
-	out      *bufio.Writer
+	out      *[]byte // what is not sent yet; nil: nothing is
 	sse      bool
 	began    bool
 }
@@ -41,7 +50,7 @@ func New(w http.ResponseWriter, r *http.Request) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{response: w, control: http.NewResponseController(w), out: bufio.NewWriterSize(w, 32<<10), sse: sse}, nil
+	return &Writer{response: w, control: http.NewResponseController(w), sse: sse}, nil
 }
 
 // choose takes the first type of Accept that is offered; NDJSON for a caller without a wish, such as curl.
@@ -82,50 +91,77 @@ func (w *Writer) begin() {
 	w.response.WriteHeader(http.StatusOK)
 }
 
-// Write adds an event without sending it yet. name and id are the server-sent
-// event's; NDJSON has only data, one line of JSON.
-func (w *Writer) Write(name, id string, data []byte) error {
+// Begin starts an event and gives the bytes to append its data to, for End. name and id
+// are the server-sent event's; NDJSON has only data, one line of JSON.
+func (w *Writer) Begin(name, id string) []byte {
+	b := *w.unsent()
+	if !w.sse {
+		return b
+	}
+	if id != "" {
+		b = append(append(append(b, "id: "...), id...), '\n')
+	}
+	return append(append(append(b, "event: "...), name...), "\ndata: "...)
+}
+
+// End ends the event whose data was appended to what Begin gave. It is sent when there is
+// enough, or by Flush.
+func (w *Writer) End(b []byte) error {
+	b = append(b, '\n')
+	if w.sse {
+		b = append(b, '\n')
+	}
+	*w.out = b
+	if len(b) < gather {
+		return nil
+	}
+	return w.send()
+}
+
+// unsent is the buffer, taken when there is none.
+func (w *Writer) unsent() *[]byte {
+	if w.out == nil {
+		w.out, _ = buffers.Get().(*[]byte) // nothing else is put there
+	}
+	return w.out
+}
+
+// send writes what there is to the connection, which gets a while for that.
+func (w *Writer) send() error {
 	w.begin()
 	if err := w.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	if w.sse {
-		if id != "" {
-			_, _ = w.out.WriteString("id: ") // a bufio.Writer keeps its first error for the last call
-			_, _ = w.out.WriteString(id)
-			_ = w.out.WriteByte('\n')
-		}
-		_, _ = w.out.WriteString("event: ")
-		_, _ = w.out.WriteString(name)
-		_, _ = w.out.WriteString("\ndata: ")
-		_, _ = w.out.Write(data)
-		_, err := w.out.WriteString("\n\n")
-		return err
-	}
-	_, _ = w.out.Write(data)
-	return w.out.WriteByte('\n')
+	_, err := w.response.Write(*w.out)
+	*w.out = (*w.out)[:0]
+	return err
 }
 
 // Flush sends what was written.
 func (w *Writer) Flush() error {
 	w.begin()
-	if err := w.out.Flush(); err != nil {
-		return err
+	if w.out != nil {
+		if err := w.send(); err != nil {
+			return err
+		}
+		if cap(*w.out) <= keep {
+			buffers.Put(w.out)
+		}
+		w.out = nil
 	}
 	return w.control.Flush()
 }
 
-// Event is Write for what is not an event of the topic: NDJSON readers get
-// only events, so a heartbeat is an empty line to them and the rest is left out.
+// Event writes and sends what is not an event of the topic: NDJSON readers get
+// only events, so it is an empty line to them once the answer has begun.
 func (w *Writer) Event(name, id string, data []byte) error {
-	if w.sse {
-		if err := w.Write(name, id, data); err != nil {
+	switch {
+	case w.sse:
+		if err := w.End(append(w.Begin(name, id), data...)); err != nil {
 			return err
 		}
-		return w.Flush()
-	}
-	if w.began {
-		if err := w.out.WriteByte('\n'); err != nil {
+	case w.began:
+		if err := w.End(w.Begin(name, id)); err != nil {
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ import (
 type scenario struct {
 	name       string
 	contenders []string
-	kind       string // http, grpc, stream; drain, sse, pull, handlers; latency
+	kind       string // http, grpc, stream; drain, decode, sse, pull, handlers; latency
 	callers    int
 	batch      int
 	rate       int // events a second, at their appointed times; 0: as fast as answers come
@@ -61,6 +61,7 @@ var all = []scenario{
 	{name: "stream-100", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 100},
 	{name: "stream-1", contenders: []string{"floor", "direct", "gateway"}, kind: "stream", callers: 1, batch: 1},
 	{name: "subscribe-drain", contenders: []string{"direct", "floor", "gateway"}, kind: "drain", callers: 1, batch: 1},
+	{name: "subscribe-decode", contenders: []string{"direct", "floor", "gateway"}, kind: "decode", callers: 1, batch: 1},
 	{name: "sse-drain", contenders: []string{byStream, "gateway"}, kind: "sse"},
 	{name: "pull-drain", contenders: []string{byStream, "gateway"}, kind: "pull"},
 	{name: "handlers-256x5ms", contenders: []string{byChannel, "gateway"}, kind: "handlers"},
@@ -70,7 +71,7 @@ var all = []scenario{
 // reads reports whether a scenario reads what was stored before it began.
 func (sc scenario) reads() bool {
 	switch sc.kind {
-	case "drain", "sse", "pull", "handlers":
+	case "drain", "decode", "sse", "pull", "handlers":
 		return true
 	}
 	return false
@@ -211,9 +212,11 @@ func (p *process) leave() {
 	_ = p.cmd.Wait() // how it ends does not matter any more
 }
 
+func (p *process) usage() (cpu float64, rss int64, err error) { return usage(p.cmd.Process.Pid) }
+
 // usage reads a process's CPU seconds and resident MiB from the system.
-func (p *process) usage() (cpu float64, rss int64, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+func usage(pid int) (cpu float64, rss int64, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -323,12 +326,18 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 	if err != nil {
 		return cell{}, err
 	}
+	own, _, err := usage(os.Getpid())
+	if err != nil {
+		return cell{}, err
+	}
 	profiled, err := b.profile(ctx, sc, contender)
 	if err != nil {
 		return cell{}, err
 	}
 	began := time.Now()
 	switch {
+	case contender == "direct" && sc.reads():
+		n, err = p.command("drain %s g-%d %d 0", topic, time.Now().UnixNano(), b.s.drain)
 	case contender == byChannel:
 		n, err = handleFromChannel(b.s.drain)
 	case contender == byClient:
@@ -337,14 +346,14 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 		n, latencies, err = endToEndGateway(ctx, p.grpc, topic, sc.rate, b.s.cell)
 	case sc.kind == "handlers":
 		n, err = handleFromStream(ctx, p.grpc, topic, b.s.drain)
-	case contender == byStream:
-		n, err = drain(ctx, p.grpc, topic, b.s.drain)
+	case contender == byStream && sc.kind == "pull", sc.kind == "decode":
+		n, err = drainDecoding(ctx, p.grpc, topic, b.s.drain)
+	case contender == byStream, sc.kind == "drain":
+		n, err = drainRaw(ctx, p.grpc, topic, b.s.drain)
 	case sc.kind == "sse":
 		n, err = drainSSE(ctx, p.http, topic, b.s.drain)
 	case sc.kind == "pull":
 		n, err = drainPull(ctx, p.grpc, topic, b.s.drain)
-	case contender == "direct" && sc.kind == "drain":
-		n, err = p.command("drain %s g-%d %d 0", topic, time.Now().UnixNano(), b.s.drain)
 	case contender == "direct" && sc.kind == "stream":
 		n, err = p.command("stream %s 1 %d %d", topic, inFlight, b.s.cell.Milliseconds())
 	case contender == "direct":
@@ -355,8 +364,6 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 		n, latencies, err = publishGRPC(ctx, p.grpc, topic, sc, b.s.cell)
 	case sc.kind == "stream":
 		n, err = publishStream(ctx, p.grpc, topic, sc.callers, sc.batch, b.s.cell)
-	case sc.kind == "drain":
-		n, err = drain(ctx, p.grpc, topic, b.s.drain)
 	}
 	seconds := time.Since(began).Seconds()
 	err = errors.Join(err, profiled())
@@ -364,6 +371,10 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 		return cell{}, err
 	}
 	after, rss, err := p.usage()
+	if err != nil {
+		return cell{}, err
+	}
+	ownAfter, _, err := usage(os.Getpid())
 	if err != nil {
 		return cell{}, err
 	}
@@ -386,7 +397,7 @@ func (b *bench) measure(ctx context.Context, sc scenario, contender string) (cel
 	if !hosted(contender) {
 		before, after, rss = 0, 0, 0
 	}
-	c := cell{Scenario: sc.name, Contender: contender, Events: n, Seconds: seconds, PerSecond: float64(n) / seconds, CPU: (after - before) / float64(n) * 1e6, RSS: rss}
+	c := cell{Scenario: sc.name, Contender: contender, Events: n, Seconds: seconds, PerSecond: float64(n) / seconds, CPU: (after - before) / float64(n) * 1e6, Generator: (ownAfter - own) / float64(n) * 1e6, RSS: rss}
 	slices.Sort(latencies)
 	if k := len(latencies); k > 0 {
 		at := func(q float64) float64 { return float64(latencies[min(k-1, int(q*float64(k)))].Microseconds()) / 1000 }
@@ -549,44 +560,4 @@ func publishStream(ctx context.Context, address, topic string, callers, batch in
 	}
 	wait.Wait()
 	return total, failed
-}
-
-// drain subscribes and acknowledges each event, one frame for each batch.
-func drain(ctx context.Context, address, topic string, n int) (int64, error) {
-	conn, err := connect(address)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close() //nolint:errcheck // nothing is left to send
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	stream, err := posternv1.NewSubscriberClient(conn).Subscribe(ctx)
-	if err != nil {
-		return 0, err
-	}
-	name := fmt.Sprintf("drain-%d", time.Now().UnixNano())
-	open := &posternv1.Open{Inline: &posternv1.Subscription{Name: name, Topics: []string{topic}}, Window: &posternv1.Window{MaxMessages: 8000, MaxBytes: 64 << 20}}
-	if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: open}}); err != nil {
-		return 0, err
-	}
-	got := int64(0)
-	for got < int64(n) {
-		m, err := stream.Recv()
-		if err != nil {
-			return got, err
-		}
-		d := m.GetDeliveries().GetDeliveries()
-		if len(d) == 0 {
-			continue
-		}
-		batch := &posternv1.SettleBatch{Acks: make([]uint64, len(d))}
-		for i := range d {
-			batch.Acks[i] = d[i].DeliveryId
-		}
-		got += int64(len(d))
-		if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: batch}}); err != nil {
-			return got, err
-		}
-	}
-	return got, stream.CloseSend()
 }

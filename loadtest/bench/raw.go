@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,27 +27,35 @@ import (
 // keys spread over all partitions.
 const framesAhead = 64
 
-// rawCodec passes bytes on: a frame is a mem.BufferSlice, an answer a *tally.
+// rawCodec passes bytes on: a frame is a mem.BufferSlice, an answer a tally of one kind.
 type rawCodec struct{}
+
+// counted takes an answer as it came, whose bytes are good only meanwhile.
+type counted interface{ count(b []byte) error }
 
 var _ encoding.CodecV2 = rawCodec{}
 
 func (rawCodec) Name() string { return "proto" }
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	frame, ok := v.(mem.BufferSlice)
-	if !ok {
-		return nil, fmt.Errorf("%T is no frame", v)
+	switch m := v.(type) {
+	case mem.BufferSlice:
+		return m, nil
+	case proto.Message: // of which there are few
+		b, err := proto.Marshal(m)
+		return mem.BufferSlice{mem.SliceBuffer(b)}, err
 	}
-	return frame, nil
+	return nil, fmt.Errorf("%T is no frame", v)
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	answer, ok := v.(*tally)
+	answer, ok := v.(counted)
 	if !ok {
 		return fmt.Errorf("%T takes no answer", v)
 	}
-	return answer.count(data.Materialize()) //nolint:misspell // the name is grpc-go's
+	whole := data.MaterializeToBuffer(mem.DefaultBufferPool()) //nolint:misspell // the name is grpc-go's
+	defer whole.Free()
+	return answer.count(whole.ReadOnlyData())
 }
 
 // tally counts what an answer says: done messages of a stream, results, failures.
@@ -69,26 +78,26 @@ const (
 func (a *tally) count(b []byte) error {
 	a.done, a.results, a.failed = 0, 0, nil
 	if !a.stream {
-		return a.messages(b, fieldResults, a.result)
+		return messages(b, fieldResults, a.result)
 	}
-	return a.messages(b, fieldDone, func(done []byte) error {
+	return messages(b, fieldDone, func(done []byte) error {
 		a.done++
-		if err := a.messages(done, fieldDoneError, a.fail); err != nil {
+		if err := messages(done, fieldDoneError, a.fail); err != nil {
 			return err
 		}
-		return a.messages(done, fieldDoneResults, a.result)
+		return messages(done, fieldDoneResults, a.result)
 	})
 }
 
 func (a *tally) result(b []byte) error {
 	a.results++
-	return a.messages(b, fieldError, a.fail)
+	return messages(b, fieldError, a.fail)
 }
 
-func (a *tally) fail(b []byte) error { a.failed = b; return nil }
+func (a *tally) fail(b []byte) error { a.failed = bytes.Clone(b); return nil }
 
 // messages calls each for every message of field.
-func (a *tally) messages(b []byte, field protowire.Number, each func([]byte) error) error {
+func messages(b []byte, field protowire.Number, each func([]byte) error) error {
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -107,6 +116,62 @@ func (a *tally) messages(b []byte, field protowire.Number, each func([]byte) err
 		b = b[n+m:]
 	}
 	return nil
+}
+
+// Field numbers of subscriber.proto.
+const (
+	fieldDeliveries = 2 // SubscribeResponse
+	fieldDelivery   = 1 // DeliveryBatch
+	fieldID         = 1 // Delivery, fixed64
+)
+
+// lent takes the ids of a frame's deliveries.
+type lent struct{ ids []uint64 }
+
+func (l *lent) count(b []byte) error {
+	return messages(b, fieldDeliveries, func(batch []byte) error {
+		return messages(batch, fieldDelivery, l.delivery)
+	})
+}
+
+func (l *lent) delivery(b []byte) error {
+	for len(b) > 0 {
+		number, kind, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		if number == fieldID && kind == protowire.Fixed64Type {
+			id, _ := protowire.ConsumeFixed64(b[n-8:])
+			l.ids = append(l.ids, id)
+			return nil
+		}
+		b = b[n:]
+	}
+	return errors.New("a delivery has no id")
+}
+
+// drainRaw is a drain that takes of each delivery its id alone.
+func drainRaw(ctx context.Context, address, topic string, n int) (int64, error) {
+	conn, err := connect(address)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to send
+	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	defer cancel()
+	stream, err := conn.NewStream(ctx, &posternv1.Subscriber_ServiceDesc.Streams[0], posternv1.Subscriber_Subscribe_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
+	if err != nil {
+		return 0, err
+	}
+	if err := stream.SendMsg(drainOpen(topic)); err != nil {
+		return 0, err
+	}
+	frame := &lent{}
+	return drain(n, func(ids []uint64) ([]uint64, error) {
+		frame.ids = ids
+		err := stream.RecvMsg(frame)
+		return frame.ids, err
+	}, func(m *posternv1.SubscribeRequest) error { return stream.SendMsg(m) })
 }
 
 // frames encodes a caller's requests.

@@ -34,10 +34,66 @@ const (
 // hosted reports whether a contender is a process of its own.
 func hosted(contender string) bool { return contender != byChannel && contender != byClient }
 
+func unique(name string) string { return fmt.Sprintf("%s-%d", name, time.Now().UnixNano()) }
+
 // drainPatience bounds one drain.
 const drainPatience = 2 * time.Minute
 
-func unique(name string) string { return fmt.Sprintf("%s-%d", name, time.Now().UnixNano()) }
+// deliveries is a subscription's stream as a drain reads it: the ids of the events
+// of a frame, in ids, which is kept for the next.
+type deliveries func(ids []uint64) ([]uint64, error)
+
+// drain acknowledges each of n events, one frame for each that came.
+func drain(n int, next deliveries, acknowledge func(*posternv1.SubscribeRequest) error) (int64, error) {
+	got := int64(0)
+	var ids []uint64
+	for got < int64(n) {
+		var err error
+		if ids, err = next(ids[:0]); err != nil {
+			return got, err
+		}
+		if len(ids) == 0 {
+			continue // a frame of another kind
+		}
+		got += int64(len(ids))
+		if err := acknowledge(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: &posternv1.SettleBatch{Acks: ids}}}); err != nil {
+			return got, err
+		}
+	}
+	return got, nil
+}
+
+// drainOpen asks for all that a topic has.
+func drainOpen(topic string) *posternv1.SubscribeRequest {
+	return &posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: &posternv1.Open{
+		Inline: &posternv1.Subscription{Name: unique("drain"), Topics: []string{topic}}, Window: &posternv1.Window{MaxMessages: 8000, MaxBytes: 64 << 20},
+	}}}
+}
+
+// drainDecoding is a drain by the generated client, which makes an event of each.
+func drainDecoding(ctx context.Context, address, topic string, n int) (int64, error) {
+	conn, err := connect(address)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to send
+	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	defer cancel()
+	stream, err := posternv1.NewSubscriberClient(conn).Subscribe(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := stream.Send(drainOpen(topic)); err != nil {
+		return 0, err
+	}
+	return drain(n, func(ids []uint64) ([]uint64, error) {
+		m, err := stream.Recv()
+		for _, d := range m.GetDeliveries().GetDeliveries() {
+			ids = append(ids, d.GetDeliveryId())
+		}
+		return ids, err
+	}, stream.Send)
+}
 
 // drainSSE reads events as server-sent events that are acknowledged as they are written.
 func drainSSE(ctx context.Context, address, topic string, n int) (int64, error) {
@@ -49,7 +105,9 @@ func drainSSE(ctx context.Context, address, topic string, n int) (int64, error) 
 		return 0, err
 	}
 	request.Header.Set("Accept", "text/event-stream")
-	answer, err := http.DefaultClient.Do(request)
+	transport := &http.Transport{ReadBufferSize: 256 << 10} // 4 KiB would have it spend itself on system calls
+	defer transport.CloseIdleConnections()
+	answer, err := transport.RoundTrip(request)
 	if err != nil {
 		return 0, err
 	}

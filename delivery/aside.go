@@ -105,10 +105,11 @@ func (p *partition) narrow() bool { return p.metadataBound(p.first.to) >= metada
 func (q *Queue) blocker(p *partition) *entry {
 	var longest *entry
 	length := 0
-	for i, e := range p.timers.heap {
+	for i, slot := range p.timers.heap {
 		if i == blockersSeen {
 			break
 		}
+		e := slot.e
 		if e.state != waiting || e.attempt() == 0 {
 			continue
 		}

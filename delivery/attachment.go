@@ -128,10 +128,20 @@ func (a *Attachment) Token() string { return a.token }
 // Next waits until events are lent to a, or leases are revoked, and gives
 // them. It fails when ctx ends, or when the attachment has ended.
 func (a *Attachment) Next(ctx context.Context) ([]Lease, []Revocation, error) {
+	return a.NextInto(ctx, nil)
+}
+
+// NextInto is Next. done is memory for leases to come: what an earlier call gave and the
+// caller has no use for any more, or nil.
+func (a *Attachment) NextInto(ctx context.Context, done []Lease) ([]Lease, []Revocation, error) {
+	clear(done)
 	for {
 		a.queue.mu.Lock()
 		leases, revoked, ended := a.pending, a.revoked, a.ended
 		a.pending, a.revoked = nil, nil
+		if len(leases) > 0 { // else it waits, and holds none
+			a.pending = done[:0]
+		}
 		a.queue.mu.Unlock()
 		if len(leases) > 0 || len(revoked) > 0 {
 			return leases, revoked, nil

@@ -20,6 +20,22 @@ type deliveryFrame struct {
 	leases []delivery.Lease
 	parts  []framePart
 	size   int // of the DeliveryBatch
+
+	expires, appended timeField // the last ones: those of a batch mostly have them in common
+}
+
+// timeField is a field of a delivery, encoded.
+type timeField struct {
+	of    time.Time
+	bytes [24]byte
+	size  int // 0: none is
+}
+
+func (f *timeField) encode(field protowire.Number, t time.Time) []byte {
+	if f.size == 0 || !f.of.Equal(t) {
+		f.of, f.size = t, len(appendTime(f.bytes[:0], field, t))
+	}
+	return f.bytes[:f.size]
 }
 
 // framePart is what WireSize found out about one delivery.
@@ -66,7 +82,7 @@ func (f *deliveryFrame) set(leases []delivery.Lease) {
 	f.parts = f.parts[:len(leases)]
 	f.size = 0
 	for i := range leases {
-		f.parts[i].measure(&leases[i])
+		f.parts[i].measure(f, &leases[i])
 		f.size += sizeBytes(fieldBatchDeliveries, f.parts[i].size)
 	}
 }
@@ -85,12 +101,12 @@ func (f *deliveryFrame) AppendWire(b []byte) []byte {
 	b = appendLen(b, fieldResponseDeliveries, f.size)
 	for i := range f.leases {
 		b = appendLen(b, fieldBatchDeliveries, f.parts[i].size)
-		b = f.parts[i].append(b, &f.leases[i])
+		b = f.parts[i].append(b, f, &f.leases[i])
 	}
 	return b
 }
 
-func (p *framePart) measure(l *delivery.Lease) {
+func (p *framePart) measure(f *deliveryFrame, l *delivery.Lease) {
 	p.event = l.Record.Event()
 	p.failure = nil
 	if l.LastFailure != "" {
@@ -102,9 +118,9 @@ func (p *framePart) measure(l *delivery.Lease) {
 	n += sizeBytes(fieldDeliveryEvent, p.eventLen)
 	n += sizeBytes(fieldDeliveryPosition, sizePosition(l.Record))
 	n += protowire.SizeTag(fieldDeliveryAttempt) + protowire.SizeVarint(uint64(l.Attempt))
-	n += sizeBytes(fieldDeliveryExpires, sizeTime(l.Deadline))
+	n += len(f.expires.encode(fieldDeliveryExpires, l.Deadline))
 	if !l.Record.Timestamp.IsZero() {
-		n += sizeBytes(fieldDeliveryAppended, sizeTime(l.Record.Timestamp))
+		n += len(f.appended.encode(fieldDeliveryAppended, l.Record.Timestamp))
 	}
 	if p.failure != nil {
 		n += sizeBytes(fieldDeliveryFailure, len(p.failure))
@@ -112,7 +128,7 @@ func (p *framePart) measure(l *delivery.Lease) {
 	p.size = n
 }
 
-func (p *framePart) append(b []byte, l *delivery.Lease) []byte {
+func (p *framePart) append(b []byte, f *deliveryFrame, l *delivery.Lease) []byte {
 	b = protowire.AppendTag(b, fieldDeliveryID, protowire.Fixed64Type)
 	b = protowire.AppendFixed64(b, uint64(l.ID))
 	b = appendLen(b, fieldDeliveryEvent, p.eventLen)
@@ -123,9 +139,9 @@ func (p *framePart) append(b []byte, l *delivery.Lease) []byte {
 	b = appendVarint(b, 3, uint64(l.Record.Offset))
 	b = protowire.AppendTag(b, fieldDeliveryAttempt, protowire.VarintType)
 	b = protowire.AppendVarint(b, uint64(l.Attempt))
-	b = appendTime(b, fieldDeliveryExpires, l.Deadline)
+	b = append(b, f.expires.encode(fieldDeliveryExpires, l.Deadline)...)
 	if !l.Record.Timestamp.IsZero() {
-		b = appendTime(b, fieldDeliveryAppended, l.Record.Timestamp)
+		b = append(b, f.appended.encode(fieldDeliveryAppended, l.Record.Timestamp)...)
 	}
 	if p.failure != nil {
 		b = appendBytes(b, fieldDeliveryFailure, p.failure)

@@ -253,8 +253,11 @@ func (s *session) deliver(ctx context.Context, out *sender, ackOnSend bool) erro
 	if err := s.sendLeases(ctx, out, s.resumed, ackOnSend); err != nil {
 		return err
 	}
+	var leases []delivery.Lease
 	for {
-		leases, revoked, err := s.attachment.Next(ctx)
+		var revoked []delivery.Revocation
+		var err error
+		leases, revoked, err = s.attachment.NextInto(ctx, leases)
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errClientDone) {
 				return cause

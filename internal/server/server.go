@@ -228,7 +228,7 @@ func New(o Options, p Parts) (*Server, error) {
 	s.http = &http.Server{
 		Handler: mux, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: readHeaderBytes,
 		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug), ConnState: noteIdle,
 	}
 	s.admin = &http.Server{Handler: s.adminMux(p.Admin), ReadHeaderTimeout: readHeaderTimeout, ErrorLog: s.http.ErrorLog}
 	return s, nil
@@ -267,6 +267,9 @@ func (s *Server) Listen() error {
 				return fmt.Errorf("listen.tls: %w", err)
 			}
 			listener = tls.NewListener(listener, config)
+		}
+		if l.name == "http" && s.options.TLS == nil {
+			listener = newRestListener(listener)
 		}
 		*l.listener = listener
 		if network == "unix" {

@@ -237,11 +237,26 @@ func (b *bench) topicOf(ctx context.Context, partitions int32) (string, error) {
 	return name, b.makeTopics(ctx, partitions, name)
 }
 
-// makeTopics makes topics that go with the bench.
+// makeTopics makes topics that go with the bench, and waits until the brokers tell of them.
 func (b *bench) makeTopics(ctx context.Context, partitions int32, names ...string) error {
 	b.topics = append(b.topics, names...)
 	made, err := b.admin.CreateTopics(ctx, partitions, -1, nil, names...)
-	return errors.Join(err, made.Error())
+	if err = errors.Join(err, made.Error()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		known, err := b.admin.ListTopics(ctx, names...)
+		if err == nil && known.Error() == nil {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("topics are not known a minute after they were made: %w", errors.Join(err, known.Error()))
+		}
+	}
 }
 
 // warm lets the broker compile what it will need: its first 400,000 records are slow.

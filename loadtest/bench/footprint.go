@@ -134,7 +134,11 @@ func footprint(ctx context.Context, s settings) error {
 			return err
 		}
 		p := b.contenders[c.contender]
-		alone, err := costOf(p, many[:1])
+		topic, err := b.topicOf(ctx, 1) // the others went with the bench that made them
+		if err != nil {
+			return err
+		}
+		alone, err := costOf(p, []string{topic})
 		if err != nil {
 			return err
 		}
@@ -151,7 +155,7 @@ func footprint(ctx context.Context, s settings) error {
 		if err != nil {
 			return err
 		}
-		with, err := costOf(p, many[:1])
+		with, err := costOf(p, []string{topic})
 		if err != nil {
 			return err
 		}

@@ -283,6 +283,9 @@ func (p *Producer) ProduceAll(records []*event.Record, how How, done func(i int,
 		f.Context, f.group, f.index, f.size, f.account = life, g, i, size, room
 		fillRecord(&f.record, r)
 		f.record.Context = f
+		if f.record.Timestamp.IsZero() {
+			f.record.Timestamp = now // the client would ask the clock for each
+		}
 		l.gates.pass(f, last, alone, now)
 	}
 }

@@ -207,10 +207,11 @@ type Pending struct {
 	topics    []string // of each; nil when they are all the same
 	began     time.Time
 	tracer    trace.Tracer
-	spans     []trace.Span // nil when none is recorded
-	keys      []digest     // of the events with a dedupe key that are under way; nil without any
-	first     []bool       // whether this request is the first to publish it; else it waits for the first
-	one       struct {     // memory for a request of one event
+	spans     []trace.Span   // nil when none is recorded
+	carried   []event.Header // the caller's trace, for events without spans; made with the first
+	keys      []digest       // of the events with a dedupe key that are under way; nil without any
+	first     []bool         // whether this request is the first to publish it; else it waits for the first
+	one       struct {       // memory for a request of one event
 		receipt  [1]Receipt
 		answered [1]bool
 		slab     [1]event.Record
@@ -450,11 +451,21 @@ func (p *Publisher) carryTrace(ctx context.Context, w *Pending, i int, r *event.
 			attribute.String("messaging.operation.type", "send"),
 			attribute.String("messaging.destination.name", r.Topic)))
 		w.spans[i] = span
-		if !span.SpanContext().IsSampled() {
-			return
+		if span.SpanContext().IsSampled() {
+			propagation.TraceContext{}.Inject(ctx, (*headerCarrier)(r))
 		}
+		return
 	}
-	propagation.TraceContext{}.Inject(ctx, (*headerCarrier)(r))
+	if w.carried == nil {
+		var one event.Record
+		propagation.TraceContext{}.Inject(ctx, (*headerCarrier)(&one))
+		w.carried = slices.Clip(one.Headers)
+	}
+	if len(r.Headers) == 0 {
+		r.Headers = w.carried // shared by the request's events: nobody writes in it
+		return
+	}
+	r.Headers = append(r.Headers, w.carried...)
 }
 
 // headerCarrier writes trace headers into a record.

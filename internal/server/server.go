@@ -29,7 +29,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
@@ -185,12 +184,7 @@ const (
 func New(o Options, p Parts) (*Server, error) {
 	o = o.WithDefaults()
 	s := &Server{options: o, log: p.Log, health: health.NewServer(), memory: bufconn.Listen(memoryPipeBytes)}
-	// The default pool has nothing between 32 KiB and 1 MiB, and clears what it hands
-	// out: a batch of a hundred events paid for a whole MiB.
-	buffers, err := mem.NewBinaryTieredBufferPool(8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24)
-	if err != nil {
-		return nil, fmt.Errorf("gRPC buffers: %w", err)
-	}
+	buffers := &wire.Buffers{}
 	pass := &passage{validator: p.Validator, log: p.Log, open: o.Open, limiter: newLimiter(p.Limits), bodies: bodies{limit: p.Bodies}}
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(pass.unary),

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that Codec falls back on
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 )
 
 // Encoder is a message that writes itself: the hand-written encoding of what is
@@ -32,4 +33,15 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	buffer := c.pool.Get(e.WireSize())
 	*buffer = e.AppendWire((*buffer)[:0])
 	return mem.BufferSlice{mem.NewBuffer(buffer, c.pool)}, nil
+}
+
+// Unmarshal reads a message.
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	m, ok := v.(proto.Message)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
+	}
+	whole := data.MaterializeToBuffer(c.pool) //nolint:misspell // the name is grpc-go's
+	defer whole.Free()
+	return proto.Unmarshal(whole.ReadOnlyData(), m)
 }

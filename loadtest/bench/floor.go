@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/experimental"
-	"google.golang.org/grpc/mem"
 
+	"github.com/postern-dev/postern/internal/wire"
 	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 )
 
@@ -68,11 +68,8 @@ func serveFloor(ctx context.Context, bootstrap string) error {
 	if err != nil {
 		return err
 	}
-	buffers, err := mem.NewBinaryTieredBufferPool(8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24) // as the gateway's
-	if err != nil {
-		return err
-	}
-	g := grpc.NewServer(grpc.NumStreamWorkers(64), experimental.BufferPool(buffers))
+	buffers := &wire.Buffers{}
+	g := grpc.NewServer(grpc.NumStreamWorkers(64), experimental.BufferPool(buffers), grpc.ForceServerCodecV2(wire.NewCodec(buffers))) // as the gateway's
 	posternv1.RegisterPublisherServer(g, &floorPublisher{client: client})
 	posternv1.RegisterSubscriberServer(g, floorSubscriber{bootstrap: bootstrap})
 	fmt.Printf("http=%s grpc=%s\n", web.Addr(), rpc.Addr())

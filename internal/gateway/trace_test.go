@@ -14,10 +14,12 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/postern-dev/postern/broker/brokertest"
 	"github.com/postern-dev/postern/delivery"
 	"github.com/postern-dev/postern/internal/config"
+	posternv1 "github.com/postern-dev/postern/proto/postern/v1"
 	"github.com/postern-dev/postern/subscription"
 )
 
@@ -93,5 +95,43 @@ func TestOneTraceLeadsFromThePublisherThroughKafkaToTheReceiver(t *testing.T) {
 	}
 	if !strings.Contains(arrived, hex.EncodeToString(attempt.SpanId)) {
 		t.Errorf("the receiver got %s, the attempt's span is %x", arrived, attempt.SpanId)
+	}
+}
+
+func TestEachEventOfARequestCarriesTheCallersTraceUnlessItHasItsOwn(t *testing.T) {
+	cluster := brokertest.New(t)
+	topic := cluster.Topic("carried", 1)
+	g := start(t, cluster, nil)
+	const parent, state, own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", "vendor=7", "00-11111111111111111111111111111111-2222222222222222-01"
+	for _, atomic := range []bool{false, true} {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", parent, "tracestate", state)
+		before := len(cluster.Read(topic))
+		answer, err := g.publisher().Publish(ctx, &posternv1.PublishRequest{Topic: topic, Atomic: atomic, Events: []*posternv1.Event{
+			{Data: []byte("0")},
+			{Data: []byte("1")}, // these share it
+			{Data: []byte("2"), Headers: []*posternv1.Header{{Name: "shop", Value: []byte("berlin")}}},
+			{Data: []byte("3"), Headers: []*posternv1.Header{{Name: "traceparent", Value: []byte(own)}}},
+			{Data: []byte("4"), ContentType: "text/plain"},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range answer.GetResults() {
+			if r.GetError() != nil {
+				t.Fatalf("event %d: %v", i, r.GetError())
+			}
+		}
+		for i, r := range cluster.Read(topic)[before:] {
+			wantParent, wantState, wantHeaders := parent, state, 2
+			switch i {
+			case 2, 4:
+				wantHeaders = 3
+			case 3:
+				wantParent, wantState, wantHeaders = own, "", 1
+			}
+			if got := header(r, "traceparent"); got != wantParent || header(r, "tracestate") != wantState || len(r.Headers) != wantHeaders {
+				t.Errorf("atomic %v, event %d has %s, %q and %d headers", atomic, i, got, header(r, "tracestate"), len(r.Headers))
+			}
+		}
 	}
 }

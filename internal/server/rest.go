@@ -53,7 +53,11 @@ func newRestListener(l net.Listener) *restListener {
 // noteIdle is an http.Server's ConnState.
 func noteIdle(c net.Conn, state http.ConnState) {
 	if r, ok := c.(*restConn); ok {
-		r.idle.Store(state == http.StateIdle)
+		phase := busy
+		if state == http.StateIdle {
+			phase = answered
+		}
+		r.phase.Store(phase)
 	}
 }
 
@@ -142,14 +146,22 @@ func (c *restConn) wait() {
 type restConn struct {
 	net.Conn
 	listener *restListener
-	until    time.Time   // when the server would end it, idle as it is; zero: never
-	idle     atomic.Bool // between a request that was answered and the first byte of the next
+	until    time.Time // when the server would end it, idle as it is; zero: never
+	phase    atomic.Int32
 	left     atomic.Bool // the server has it no more: it rests, or is closed
 	known    bool        // whether it is http1 is known
 	http1    bool
 	rested   bool    // first is to be read
 	first    [1]byte // what woke it
 }
+
+// Phases of a connection. net/http sets the time to read twice after an answer: for the
+// wait, and when the next request begins, which may be in its buffer already.
+const (
+	busy     int32 = iota
+	answered       // and the time for the wait is not set
+	waiting        // for the next request, until or restAfter
+)
 
 // Read ends, for the server, a connection that is idle for restAfter.
 func (c *restConn) Read(p []byte) (int, error) {
@@ -161,15 +173,15 @@ func (c *restConn) Read(p []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(p)
 		if n > 0 {
-			if n < nextRequest && c.shortened() {
+			if n < nextRequest && c.phase.Load() == waiting {
 				err = errors.Join(err, c.Conn.SetReadDeadline(c.until))
 			}
-			c.idle.Store(false)
+			c.phase.Store(busy)
 			if !c.known { // a client that speaks HTTP/2 says so first
 				c.known, c.http1 = true, n >= 3 && !bytes.HasPrefix(p, []byte("PRI"))
 			}
 		}
-		if !c.shortened() || !errors.Is(err, os.ErrDeadlineExceeded) || !c.until.IsZero() && !time.Now().Before(c.until) {
+		if c.phase.Load() != waiting || !errors.Is(err, os.ErrDeadlineExceeded) || !c.until.IsZero() && !time.Now().Before(c.until) {
 			return n, err
 		}
 		if len(p) == serverBuffer && c.left.CompareAndSwap(false, true) {
@@ -182,11 +194,10 @@ func (c *restConn) Read(p []byte) (int, error) {
 	}
 }
 
-// shortened reports whether the time to read is restAfter, whatever the server set.
-func (c *restConn) shortened() bool { return c.idle.Load() && c.http1 }
-
 func (c *restConn) SetReadDeadline(t time.Time) error {
-	if c.shortened() {
+	switch {
+	case c.phase.CompareAndSwap(waiting, busy):
+	case c.http1 && c.phase.CompareAndSwap(answered, waiting):
 		c.until = t
 		if rest := time.Now().Add(restAfter); t.IsZero() || rest.Before(t) {
 			t = rest

@@ -41,7 +41,7 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
-	whole := data.MaterializeToBuffer(c.pool) //nolint:misspell // the name is grpc-go's
+	whole := data.MaterializeToBuffer(c.pool)
 	defer whole.Free()
 	return proto.Unmarshal(whole.ReadOnlyData(), m)
 }

@@ -53,7 +53,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return fmt.Errorf("%T takes no answer", v)
 	}
-	whole := data.MaterializeToBuffer(mem.DefaultBufferPool()) //nolint:misspell // the name is grpc-go's
+	whole := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer whole.Free()
 	return answer.count(whole.ReadOnlyData())
 }

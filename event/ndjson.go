@@ -229,7 +229,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 	}
 	if e.ContentType != "" {
 		comma("content_type")
-		b = appendString(b, e.ContentType)
+		b = AppendString(b, e.ContentType)
 	}
 	if len(e.Headers) > 0 {
 		comma("headers")
@@ -239,7 +239,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 				b = append(b, ',')
 			}
 			b = append(b, '[')
-			b = appendString(b, h.Name)
+			b = AppendString(b, h.Name)
 			b = append(b, ',')
 			switch {
 			case h.Value == nil:

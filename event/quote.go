@@ -5,11 +5,11 @@ import (
 	"unicode/utf8"
 )
 
-// appendString writes s as a JSON string, byte for byte as encoding/json does, which
-// allocates for each. What is no UTF-8 becomes U+FFFD.
-func appendString(b []byte, s string) []byte { return appendText(b, []byte(s)) }
+// AppendString writes s as a JSON string, byte for byte as encoding/json does, which
+// allocates for each. What is not UTF-8 becomes U+FFFD.
+func AppendString(b []byte, s string) []byte { return appendText(b, []byte(s)) }
 
-// appendText is appendString of bytes.
+// appendText is AppendString of bytes.
 func appendText(b, s []byte) []byte {
 	b = append(b, '"')
 	written := 0

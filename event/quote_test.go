@@ -13,7 +13,7 @@ func wantQuoted(t *testing.T, s string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := appendString([]byte("before "), s); string(got) != "before "+string(want) {
+	if got := AppendString([]byte("before "), s); string(got) != "before "+string(want) {
 		t.Errorf("%q is written %s, by encoding/json %s", s, got[len("before "):], want)
 	}
 }
@@ -46,7 +46,7 @@ func TestTextIsWrittenAsEncodingJSONDoes(t *testing.T) {
 func TestTextIsWrittenWithoutAllocating(t *testing.T) {
 	b := make([]byte, 0, 4096)
 	s := strings.Repeat("plain text of an event, ", 40)
-	if n := testing.AllocsPerRun(100, func() { b = appendString(b[:0], s) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { b = AppendString(b[:0], s) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

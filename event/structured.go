@@ -264,7 +264,7 @@ func (e *Event) AppendStructuredJSON(b []byte) []byte {
 	b = append(b, `{"specversion":"`+SpecVersion+`"`...)
 	put := func(name, value string) {
 		if value != "" {
-			b = appendString(append(append(append(b, `,"`...), name...), `":`...), value)
+			b = AppendString(append(append(append(b, `,"`...), name...), `":`...), value)
 		}
 	}
 	put("id", e.ID)
@@ -277,7 +277,7 @@ func (e *Event) AppendStructuredJSON(b []byte) []byte {
 		put("time", e.Time.Format(time.RFC3339Nano))
 	}
 	for _, x := range e.Extensions {
-		b = appendString(append(append(append(b, `,"`...), x.Name...), `":`...), x.Value)
+		b = AppendString(append(append(append(b, `,"`...), x.Name...), `":`...), x.Value)
 	}
 	switch {
 	case e.Data == nil:

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/postern-dev/postern/event"
 )
 
 // Attempt is what the log of attempts keeps of one event in one request (JSON,
@@ -53,7 +55,7 @@ const (
 func (a *Attempt) Append(b []byte) []byte {
 	text := func(name, value string) {
 		if value != "" {
-			b = appendText(append(append(append(b, ",\""...), name...), "\":"...), value)
+			b = event.AppendString(append(append(append(b, ",\""...), name...), "\":"...), value)
 		}
 	}
 	number := func(name string, value int64, always bool) {
@@ -67,9 +69,9 @@ func (a *Attempt) Append(b []byte) []byte {
 		}
 	}
 	b = append(b, `{"v":1`...)
-	b = appendText(append(b, `,"webhook_id":`...), a.WebhookID)
-	b = appendText(append(b, `,"subscription":`...), a.Subscription)
-	b = appendText(append(b, `,"topic":`...), a.Topic)
+	b = event.AppendString(append(b, `,"webhook_id":`...), a.WebhookID)
+	b = event.AppendString(append(b, `,"subscription":`...), a.Subscription)
+	b = event.AppendString(append(b, `,"topic":`...), a.Topic)
 	number("partition", int64(a.Partition), true)
 	number("offset", a.Offset, true)
 	text("event_id", a.EventID)
@@ -81,18 +83,18 @@ func (a *Attempt) Append(b []byte) []byte {
 	text("batch_id", a.BatchID)
 	number("batch_size", int64(a.BatchSize), false)
 	b = append(a.At.AppendFormat(append(b, `,"at":"`...), time.RFC3339Nano), '"')
-	b = appendText(append(b, `,"action":`...), a.Action)
-	b = appendText(append(b, `,"class":`...), a.Class)
+	b = event.AppendString(append(b, `,"action":`...), a.Action)
+	b = event.AppendString(append(b, `,"class":`...), a.Class)
 	number("status", int64(a.Status), false)
 	text("why", a.Why)
-	b = appendText(append(b, `,"host":`...), a.Host)
+	b = event.AppendString(append(b, `,"host":`...), a.Host)
 	if len(a.Keys) > 0 {
 		b = append(b, `,"keys":[`...)
 		for i, k := range a.Keys {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendText(b, k)
+			b = event.AppendString(b, k)
 		}
 		b = append(b, ']')
 	}
@@ -103,7 +105,7 @@ func (a *Attempt) Append(b []byte) []byte {
 	took("total_ms", a.Total, true)
 	text("trace_id", a.TraceID)
 	text("span_id", a.SpanID)
-	b = appendText(append(b, `,"instance":`...), a.Instance)
+	b = event.AppendString(append(b, `,"instance":`...), a.Instance)
 	return append(b, '}')
 }
 
@@ -123,17 +125,6 @@ func appendThousandths(b []byte, v float64) []byte {
 		b = append(b, byte('0'+rest/100))
 	}
 	return b
-}
-
-// appendText writes a JSON text. What is not plain ASCII is left to encoding/json.
-func appendText(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			text, _ := json.Marshal(s) // a string cannot fail
-			return append(b, text...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }
 
 // ParseAttempt reads an attempt. One of a newer version is an error.

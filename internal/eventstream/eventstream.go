@@ -94,7 +94,10 @@ func (w *Writer) begin() {
 // Begin starts an event and gives the bytes to append its data to, for End. name and id
 // are the server-sent event's; NDJSON has only data, one line of JSON.
 func (w *Writer) Begin(name, id string) []byte {
-	b := *w.unsent()
+	if w.out == nil {
+		w.out, _ = buffers.Get().(*[]byte) // nothing else is put there
+	}
+	b := *w.out
 	if !w.sse {
 		return b
 	}
@@ -116,14 +119,6 @@ func (w *Writer) End(b []byte) error {
 		return nil
 	}
 	return w.send()
-}
-
-// unsent is the buffer, taken when there is none.
-func (w *Writer) unsent() *[]byte {
-	if w.out == nil {
-		w.out, _ = buffers.Get().(*[]byte) // nothing else is put there
-	}
-	return w.out
 }
 
 // send writes what there is to the connection, which gets a while for that.
@@ -155,13 +150,11 @@ func (w *Writer) Flush() error {
 // Event writes and sends what is not an event of the topic: NDJSON readers get
 // only events, so it is an empty line to them once the answer has begun.
 func (w *Writer) Event(name, id string, data []byte) error {
-	switch {
-	case w.sse:
+	if !w.sse {
+		data = nil
+	}
+	if w.sse || w.began {
 		if err := w.End(append(w.Begin(name, id), data...)); err != nil {
-			return err
-		}
-	case w.began:
-		if err := w.End(w.Begin(name, id)); err != nil {
 			return err
 		}
 	}

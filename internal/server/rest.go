@@ -166,7 +166,7 @@ const (
 // Read ends, for the server, a connection that is idle for restAfter.
 func (c *restConn) Read(p []byte) (int, error) {
 	if c.rested && len(p) > 0 {
-		c.rested, c.known, c.http1 = false, true, true
+		c.rested = false
 		p[0] = c.first[0]
 		return 1, nil
 	}
@@ -185,7 +185,7 @@ func (c *restConn) Read(p []byte) (int, error) {
 			return n, err
 		}
 		if len(p) == serverBuffer && c.left.CompareAndSwap(false, true) {
-			c.listener.rest(&restConn{Conn: c.Conn, listener: c.listener, until: c.until})
+			c.listener.rest(&restConn{Conn: c.Conn, listener: c.listener, until: c.until, known: true, http1: true})
 			return 0, io.EOF
 		}
 		if err := c.Conn.SetReadDeadline(c.until); err != nil { // the server holds the beginning of a request

@@ -27,8 +27,7 @@ var _ mem.BufferPool = (*Buffers)(nil)
 func (p *Buffers) Get(n int) *[]byte {
 	tier := tierOf(n)
 	if tier > maxTier {
-		b := make([]byte, n)
-		return &b
+		return new(make([]byte, n))
 	}
 	b, ok := p.tiers[tier-minTier].Get().(*[]byte)
 	if !ok {

@@ -125,10 +125,13 @@ const (
 	fieldID         = 1 // Delivery, fixed64
 )
 
-// lent takes the ids of a frame's deliveries.
-type lent struct{ ids []uint64 }
+// lent takes of each of a frame's deliveries its id alone.
+type lent struct{ all []uint64 }
+
+func (l *lent) ids() []uint64 { return l.all }
 
 func (l *lent) count(b []byte) error {
+	l.all = l.all[:0]
 	return messages(b, fieldDeliveries, func(batch []byte) error {
 		return messages(batch, fieldDelivery, l.delivery)
 	})
@@ -142,36 +145,12 @@ func (l *lent) delivery(b []byte) error {
 		}
 		if number == fieldID && kind == protowire.Fixed64Type {
 			id, _ := protowire.ConsumeFixed64(b[n-8:])
-			l.ids = append(l.ids, id)
+			l.all = append(l.all, id)
 			return nil
 		}
 		b = b[n:]
 	}
 	return errors.New("a delivery has no id")
-}
-
-// drainRaw is a drain that takes of each delivery its id alone.
-func drainRaw(ctx context.Context, address, topic string, n int) (int64, error) {
-	conn, err := connect(address)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close() //nolint:errcheck // nothing is left to send
-	ctx, cancel := context.WithTimeout(ctx, drainPatience)
-	defer cancel()
-	stream, err := conn.NewStream(ctx, &posternv1.Subscriber_ServiceDesc.Streams[0], posternv1.Subscriber_Subscribe_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
-	if err != nil {
-		return 0, err
-	}
-	if err := stream.SendMsg(drainOpen(topic)); err != nil {
-		return 0, err
-	}
-	frame := &lent{}
-	return drain(n, func(ids []uint64) ([]uint64, error) {
-		frame.ids = ids
-		err := stream.RecvMsg(frame)
-		return frame.ids, err
-	}, func(m *posternv1.SubscribeRequest) error { return stream.SendMsg(m) })
 }
 
 // frames encodes a caller's requests.

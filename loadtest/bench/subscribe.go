@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,39 +40,38 @@ func unique(name string) string { return fmt.Sprintf("%s-%d", name, time.Now().U
 // drainPatience bounds one drain.
 const drainPatience = 2 * time.Minute
 
-// deliveries is a subscription's stream as a drain reads it: the ids of the events
-// of a frame, in ids, which is kept for the next.
-type deliveries func(ids []uint64) ([]uint64, error)
-
-// drain acknowledges each of n events, one frame for each that came.
-func drain(n int, next deliveries, acknowledge func(*posternv1.SubscribeRequest) error) (int64, error) {
-	got := int64(0)
-	var ids []uint64
-	for got < int64(n) {
-		var err error
-		if ids, err = next(ids[:0]); err != nil {
-			return got, err
-		}
-		if len(ids) == 0 {
-			continue // a frame of another kind
-		}
-		got += int64(len(ids))
-		if err := acknowledge(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: &posternv1.SettleBatch{Acks: ids}}}); err != nil {
-			return got, err
-		}
+// subscribeTo opens an inline subscription on a connection.
+func subscribeTo(ctx context.Context, conn *grpc.ClientConn, topic, name string, window *posternv1.Window, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	stream, err := conn.NewStream(ctx, &posternv1.Subscriber_ServiceDesc.Streams[0], posternv1.Subscriber_Subscribe_FullMethodName, options...)
+	if err != nil {
+		return nil, err
 	}
-	return got, nil
+	open := &posternv1.Open{Inline: &posternv1.Subscription{Name: unique(name), Topics: []string{topic}}, Window: window}
+	return stream, stream.SendMsg(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: open}})
 }
 
-// drainOpen asks for all that a topic has.
-func drainOpen(topic string) *posternv1.SubscribeRequest {
-	return &posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: &posternv1.Open{
-		Inline: &posternv1.Subscription{Name: unique("drain"), Topics: []string{topic}}, Window: &posternv1.Window{MaxMessages: 8000, MaxBytes: 64 << 20},
-	}}}
+// acknowledge settles events, in one frame.
+func acknowledge(stream grpc.ClientStream, acks []uint64) error {
+	return stream.SendMsg(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: &posternv1.SettleBatch{Acks: acks}}})
 }
 
-// drainDecoding is a drain by the generated client, which makes an event of each.
-func drainDecoding(ctx context.Context, address, topic string, n int) (int64, error) {
+// frame is a message of a subscription's stream, which is read into again and again.
+type frame interface{ ids() []uint64 }
+
+// decoded is a frame as the generated client has it, with an event made of each delivery.
+type decoded struct{ posternv1.SubscribeResponse }
+
+func (d *decoded) ids() []uint64 {
+	deliveries := d.GetDeliveries().GetDeliveries()
+	all := make([]uint64, len(deliveries))
+	for i := range deliveries {
+		all[i] = deliveries[i].DeliveryId
+	}
+	return all
+}
+
+// drain reads n events, and acknowledges them with one frame for each that came.
+func drain(ctx context.Context, address, topic string, n int, into frame, options ...grpc.CallOption) (int64, error) {
 	conn, err := connect(address)
 	if err != nil {
 		return 0, err
@@ -79,20 +79,23 @@ func drainDecoding(ctx context.Context, address, topic string, n int) (int64, er
 	defer conn.Close() //nolint:errcheck // nothing is left to send
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
-	stream, err := posternv1.NewSubscriberClient(conn).Subscribe(ctx)
+	stream, err := subscribeTo(ctx, conn, topic, "drain", &posternv1.Window{MaxMessages: 8000, MaxBytes: 64 << 20}, options...)
 	if err != nil {
 		return 0, err
 	}
-	if err := stream.Send(drainOpen(topic)); err != nil {
-		return 0, err
-	}
-	return drain(n, func(ids []uint64) ([]uint64, error) {
-		m, err := stream.Recv()
-		for _, d := range m.GetDeliveries().GetDeliveries() {
-			ids = append(ids, d.GetDeliveryId())
+	got := int64(0)
+	for got < int64(n) {
+		if err := stream.RecvMsg(into); err != nil {
+			return got, err
 		}
-		return ids, err
-	}, stream.Send)
+		if ids := into.ids(); len(ids) > 0 { // else it is of another kind
+			got += int64(len(ids))
+			if err := acknowledge(stream, ids); err != nil {
+				return got, err
+			}
+		}
+	}
+	return got, nil
 }
 
 // drainSSE reads events as server-sent events that are acknowledged as they are written.
@@ -250,12 +253,8 @@ func handleFromStream(ctx context.Context, address, topic string, n int) (int64,
 	defer conn.Close() //nolint:errcheck // nothing is left to send
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
-	stream, err := posternv1.NewSubscriberClient(conn).Subscribe(ctx)
+	stream, err := subscribeTo(ctx, conn, topic, "handlers", &posternv1.Window{MaxMessages: handledWindow})
 	if err != nil {
-		return 0, err
-	}
-	open := &posternv1.Open{Inline: &posternv1.Subscription{Name: unique("handlers"), Topics: []string{topic}}, Window: &posternv1.Window{MaxMessages: handledWindow}}
-	if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: open}}); err != nil {
 		return 0, err
 	}
 	in, acks := make(chan handled, handledWindow), make(chan uint64, handledWindow)
@@ -273,12 +272,12 @@ func handleFromStream(ctx context.Context, address, topic string, n int) (int64,
 	var sent error
 	sender.Go(func() {
 		for id := range acks { // as many as are there in one frame
-			batch := &posternv1.SettleBatch{Acks: []uint64{id}}
+			batch := []uint64{id}
 			for len(acks) > 0 {
-				batch.Acks = append(batch.Acks, <-acks)
+				batch = append(batch, <-acks)
 			}
 			if sent == nil {
-				if sent = stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: batch}}); sent != nil {
+				if sent = acknowledge(stream, batch); sent != nil {
 					cancel()
 				}
 			}
@@ -286,8 +285,8 @@ func handleFromStream(ctx context.Context, address, topic string, n int) (int64,
 	})
 	got := int64(0)
 	for got < int64(n) && err == nil {
-		var m *posternv1.SubscribeResponse
-		m, err = stream.Recv()
+		var m posternv1.SubscribeResponse
+		err = stream.RecvMsg(&m)
 		for _, d := range m.GetDeliveries().GetDeliveries() {
 			in <- handled{key: string(d.GetEvent().GetKey()), offset: d.GetPosition().GetOffset(), id: d.GetDeliveryId()}
 			got++
@@ -431,17 +430,13 @@ func endToEndGateway(ctx context.Context, address, topic string, rate int, lengt
 	defer conn.Close() //nolint:errcheck // nothing is left to send
 	publisher := posternv1.NewPublisherClient(conn)
 	return endToEnd(ctx, rate, length, func(ctx context.Context, ready func(), take func([]byte, time.Time)) error {
-		stream, err := posternv1.NewSubscriberClient(conn).Subscribe(ctx)
+		stream, err := subscribeTo(ctx, conn, topic, "latency", &posternv1.Window{MaxMessages: 1000})
 		if err != nil {
 			return err
 		}
-		open := &posternv1.Open{Inline: &posternv1.Subscription{Name: unique("latency"), Topics: []string{topic}}, Window: &posternv1.Window{MaxMessages: 1000}}
-		if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Open{Open: open}}); err != nil {
-			return err
-		}
 		for {
-			m, err := stream.Recv()
-			if err != nil {
+			var m posternv1.SubscribeResponse
+			if err := stream.RecvMsg(&m); err != nil {
 				return err
 			}
 			d := m.GetDeliveries().GetDeliveries()
@@ -449,12 +444,12 @@ func endToEndGateway(ctx context.Context, address, topic string, rate int, lengt
 				continue
 			}
 			now := time.Now()
-			batch := &posternv1.SettleBatch{}
+			var acks []uint64
 			for _, one := range d {
 				take(one.GetEvent().GetData(), now)
-				batch.Acks = append(batch.Acks, one.GetDeliveryId())
+				acks = append(acks, one.GetDeliveryId())
 			}
-			if err := stream.Send(&posternv1.SubscribeRequest{Frame: &posternv1.SubscribeRequest_Settle{Settle: batch}}); err != nil {
+			if err := acknowledge(stream, acks); err != nil {
 				return err
 			}
 			ready() // the event that was there from the start has come: it reads
